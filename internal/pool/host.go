@@ -1,0 +1,199 @@
+// Package pool decides which hosts of one pool to power on, drain and power
+// off, one tick at a time. It is pure: it takes the time and a snapshot of
+// what was seen, and returns actions that leave nothing to choose when they
+// are carried out.
+//
+// A host's phase is never stored. [PhaseOf] derives it from what is seen plus
+// the last recorded intent, so a crash between any two steps is repaired by
+// the next tick. [Reconcile] turns phases and a wanted count into actions, and
+// [Check] states the safety laws once more, independently, for the live loop,
+// the simulator and the tests to run before anything is done.
+package pool
+
+import (
+	"fmt"
+	"time"
+)
+
+// Host is a configured host: what the inventory says, not what is seen.
+type Host struct {
+	ID   string // unique in the pool; the name that operators use
+	Node string // name of its Nomad node
+	GPUs int    // GPUs that a healthy host fingerprints
+}
+
+// Power is what a host's power driver says of the chassis.
+type Power int
+
+const (
+	PowerUnknown Power = iota // not read, not readable, or not one of the two below
+	PowerOff                  // the chassis is off
+	PowerOn                   // the chassis is on; says nothing of what runs on it
+)
+
+func (p Power) String() string { return name(int(p), "unknown", "off", "on") }
+
+// NodeStatus is the state of a host's Nomad node.
+type NodeStatus int
+
+const (
+	NodeUnknown NodeStatus = iota // Nomad was not read
+	NodeAbsent                    // Nomad answered and has no node of this name
+	NodeDown                      // missed its heartbeat, or disconnected
+	NodeInit                      // registered, not ready yet
+	NodeReady                     // heart-beats
+)
+
+func (s NodeStatus) String() string {
+	return name(int(s), "unknown", "absent", "down", "initializing", "ready")
+}
+
+// Mark says whose hand is on a node's last drain. Nomad keeps a drain's
+// metadata with the node across power cycles, so a mark outlives us.
+type Mark int
+
+const (
+	MarkNone     Mark = iota // never drained, or not by anyone who left a name
+	MarkOurs                 // drained by this pool and not given back since
+	MarkReleased             // drained by this pool and given back
+	MarkForeign              // drained by an operator or another tool
+)
+
+func (m Mark) String() string { return name(int(m), "none", "ours", "released", "foreign") }
+
+// Node is what Nomad says of a host.
+type Node struct {
+	ID       string
+	Status   NodeStatus
+	Eligible bool
+	Draining bool // a drain is in progress
+	Mark     Mark
+	GPUs     int     // healthy GPUs fingerprinted
+	Work     []Alloc // non-terminal allocations other than system and sysbatch, sorted by ID
+}
+
+// GPUsBusy is the number of GPUs that the node's work holds.
+func (n Node) GPUsBusy() int {
+	busy := 0
+	for _, a := range n.Work {
+		busy += a.GPUs
+	}
+	return busy
+}
+
+// Alloc is one allocation that would be lost if its host went off now.
+type Alloc struct {
+	ID   string
+	Job  string
+	Type string // Nomad's job type: service or batch
+	GPUs int
+}
+
+// Agent is what the gpupool agent on the host says.
+type Agent struct {
+	Status AgentStatus
+	// Outside is the number of GPUs that run compute processes of no
+	// allocation. It is meaningful only when Status is AgentPassing.
+	Outside int
+}
+
+// AgentStatus is the health of the agent on a host, as Consul and the agent
+// itself answer.
+type AgentStatus int
+
+const (
+	AgentUnknown AgentStatus = iota // nothing known: not asked, or no answer
+	AgentFailing                    // registered in Consul, not passing
+	AgentPassing                    // passing in Consul and its snapshot was read
+)
+
+func (s AgentStatus) String() string { return name(int(s), "unknown", "failing", "passing") }
+
+// Seen is what one sweep of observation found about one host. Each time is
+// when the reading began, so a reading that began after an action has seen
+// its effect.
+type Seen struct {
+	Power    Power
+	PowerAt  time.Time
+	PowerErr string // why Power is unknown
+	Node     Node
+	NodeAt   time.Time
+	Agent    Agent
+	AgentAt  time.Time
+}
+
+// Verb is one thing that can be done to a host.
+type Verb int
+
+const (
+	VerbNone Verb = iota
+	TurnOn        // power the chassis on
+	Enable        // make the node eligible and stamp our mark as released
+	Cordon        // make the node ineligible
+	Drain         // drain the node, leaving our mark
+	SoftOff       // ask the operating system to shut down
+	HardOff       // cut the power
+)
+
+var verbs = []string{"none", "power-on", "enable", "cordon", "drain", "soft-off", "hard-off"}
+
+func (v Verb) String() string { return name(int(v), verbs...) }
+
+// MarshalText writes the verb's name, so that stored intents read well and
+// survive a renumbering.
+func (v Verb) MarshalText() ([]byte, error) { return []byte(v.String()), nil }
+
+// UnmarshalText reads what MarshalText wrote.
+func (v *Verb) UnmarshalText(text []byte) error {
+	for i, s := range verbs {
+		if s == string(text) {
+			*v = Verb(i)
+			return nil
+		}
+	}
+	return fmt.Errorf("unknown verb %q", text)
+}
+
+// Intent is the last thing that we recorded for a host, before doing it, and
+// how that ended. It is the only memory the pool has of a host.
+type Intent struct {
+	Verb Verb      `json:"verb"`
+	Why  string    `json:"why"`
+	At   time.Time `json:"at"`  // when it was decided
+	Gen  uint64    `json:"gen"` // generation of the lease it was recorded under
+
+	// SettledAt is when the outcome was recorded; zero while it is open. A
+	// crash between recording and acting leaves it zero for ever, so an open
+	// intent is as good as an ambiguous one.
+	SettledAt time.Time `json:"settled_at,omitzero"`
+	// Err is why the act failed; empty if it did not.
+	Err string `json:"err,omitempty"`
+	// Ambiguous is set when nobody knows whether the act happened or may
+	// still happen: a BMC can execute a command that timed out seconds later.
+	Ambiguous bool `json:"ambiguous,omitempty"`
+
+	// Rev is the store's revision of this record, for check-and-set. Zero
+	// means that there is no record yet.
+	Rev uint64 `json:"-"`
+}
+
+// View is everything known about one host.
+type View struct {
+	Host
+	Seen
+	Intent
+}
+
+// Snapshot is everything known about a pool at one moment.
+type Snapshot struct {
+	At    time.Time // when the sweep ended
+	Hosts []View
+}
+
+// name indexes names by a small enumeration.
+func name(i int, names ...string) string {
+	if i < 0 || i >= len(names) {
+		return fmt.Sprintf("invalid(%d)", i)
+	}
+	return names[i]
+}
