@@ -1,0 +1,172 @@
+// Package plan decides how many replicas of a pool are needed, and says why.
+//
+// A replica is whatever the pool counts: a host with several GPUs, or an
+// instance of a model server with several slots. Demand and capacity meet in
+// units: the GPUs or slots that one replica has [Rules.Units] of.
+//
+// [Decide] is a pure function of the time, what was seen and the rules. It
+// keeps nothing between calls, so a decision can be made again from the record
+// and an autoscaler that takes over from a dead one decides the same. The
+// strategy plugin and the simulator call this very function.
+package plan
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/gpupool/gpupool/internal/demand"
+)
+
+// Input is what a decision knows. Only Now, Count and Demand are always
+// there; a nil series or slice means that nobody measures it.
+type Input struct {
+	Now time.Time
+
+	// Count is the number of replicas that were last wanted. It includes
+	// those that are still starting.
+	Count int
+
+	// Demand is the work present, running and queued, in units. It is not
+	// capped by what the pool can serve: a queue makes it larger than Count
+	// times Units. For jobs that hold a GPU until they end it is also the
+	// capacity needed.
+	Demand demand.Series
+
+	// Load is the offered load in units: the rate at which work arrives
+	// times the mean time that it holds a unit. For request traffic it is the
+	// capacity needed by what arrives, whether or not the pool keeps up.
+	Load demand.Series
+
+	// Queue is the part of Demand that waits.
+	Queue demand.Series
+
+	// Service is the mean time that one unit of work holds a unit of
+	// capacity; zero when it is not known.
+	Service time.Duration
+
+	// Starting has, for each replica of Count that does not serve yet, when
+	// it is expected to.
+	Starting []time.Time
+}
+
+// Rules is what the operator asks for. Its zero value is not usable: Units
+// and Max have no default.
+type Rules struct {
+	Units float64 // GPUs of a host, or slots of an instance; > 0
+	Min   int     // never fewer replicas, ≥ 0
+	Max   int     // never more replicas, ≥ Min
+
+	// Lead is the time from wanting a replica to its first work served.
+	Lead time.Duration
+	// Interval is the time between decisions.
+	Interval time.Duration
+
+	// Utilization is the share of the units that demand may fill; 0 means 1.
+	Utilization float64
+	// Smooth is the window over which Load is averaged, so that the noise
+	// within a minute starts nothing; 0 means 2 min.
+	Smooth time.Duration
+	// DrainTime is how soon after the lead time a queue shall be gone; 0
+	// means 1 min. It matters where Service is known and shorter.
+	DrainTime time.Duration
+	// ScaleInAfter is how long a replica must have been surplus before it
+	// goes; 0 means the longer of Lead and 5 min.
+	ScaleInAfter time.Duration
+	// StaleAfter is the age from which the newest sample, and the length
+	// from which a hole, is too old to act on; 0 means 5 min.
+	StaleAfter time.Duration
+}
+
+// withDefaults fills what was left at zero.
+func (r Rules) withDefaults() Rules {
+	if r.Utilization == 0 {
+		r.Utilization = 1
+	}
+	or := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	or(&r.Smooth, 2*time.Minute)
+	or(&r.DrainTime, time.Minute)
+	or(&r.ScaleInAfter, max(r.Lead, 5*time.Minute))
+	or(&r.StaleAfter, 5*time.Minute)
+	return r
+}
+
+// Validate reports every rule that cannot be followed, joined.
+func (r Rules) Validate() error {
+	var errs []error
+	bad := func(ok bool, format string, args ...any) {
+		if !ok {
+			errs = append(errs, fmt.Errorf(format, args...))
+		}
+	}
+	bad(r.Units > 0 && r.Units < 1e9, "units per replica is %v: must be above 0", r.Units)
+	bad(r.Min >= 0, "min is %d: must be 0 or more", r.Min)
+	bad(r.Max >= r.Min, "max %d is below min %d", r.Max, r.Min)
+	bad(r.Utilization >= 0 && r.Utilization <= 1, "utilization is %v: must be above 0 and at most 1", r.Utilization)
+	for _, d := range []struct {
+		name string
+		v    time.Duration
+	}{
+		{"lead time", r.Lead}, {"interval", r.Interval}, {"smoothing", r.Smooth}, {"drain time", r.DrainTime},
+		{"scale-in delay", r.ScaleInAfter}, {"stale time", r.StaleAfter},
+	} {
+		bad(d.v >= 0, "%s is %s: must not be negative", d.name, d.v)
+	}
+	return errors.Join(errs...)
+}
+
+// Rule names the way by which a decision was reached.
+type Rule string
+
+const (
+	// RuleHold keeps the count, within min and max, because what was seen is
+	// missing or too old to act on. It ends with the next good sample.
+	RuleHold Rule = "hold"
+	// RuleSimple follows the need now and the queue, without a forecast.
+	RuleSimple Rule = "simple"
+)
+
+// Decision is how many replicas to want, and why.
+type Decision struct {
+	Count  int
+	Rule   Rule
+	Reason string // one sentence for a person
+	Terms  []Term // each number that the count was made of, in order
+}
+
+// Term is one number in a decision.
+type Term struct {
+	Name  string  // snake_case, stable: operators and dashboards refer to it
+	Value float64 //
+	Unit  string  // "replicas", "units", "s", "" for a plain number
+	Note  string  // what it is, in a few words; may be empty
+}
+
+// String is the term as "name 12.5 units".
+func (t Term) String() string {
+	return strings.TrimSpace(t.Name + " " + strconv.FormatFloat(t.Value, 'g', 6, 64) + " " + t.Unit)
+}
+
+// Term returns the term of that name; ok is false when the decision has none.
+func (d Decision) Term(name string) (t Term, ok bool) {
+	for _, t := range d.Terms {
+		if t.Name == name {
+			return t, true
+		}
+	}
+	return Term{}, false
+}
+
+// Decide answers how many replicas are needed now. It never panics. The count
+// is within min and max, whatever in.Count is; when there is nothing to go by,
+// in.Count is kept otherwise and the reason says why. Rules that
+// [Rules.Validate] refuses leave in.Count as it is.
+func Decide(in Input, r Rules) Decision {
+	return simple(in, r.withDefaults())
+}

@@ -1,0 +1,96 @@
+package sim
+
+import (
+	"slices"
+	"time"
+
+	"github.com/gpupool/gpupool/internal/demand"
+	"github.com/gpupool/gpupool/internal/plan"
+)
+
+// Policy decides how many replicas to want. One value serves one run: it may
+// keep what it learned between calls, which come in ascending time.
+type Policy interface {
+	// Name is the policy's name in tables and on the command line.
+	Name() string
+	// Decide is called once each [Setup.Interval]. The count of the decision
+	// is cut to [Setup.Min, Setup.Max]. o and its series are only valid
+	// during the call and are not to be written to.
+	Decide(now time.Time, o Observation) plan.Decision
+}
+
+// Observation is what a control plane really sees of a pool: its own counts
+// at once, measurements late ([Setup.Delay]), sampled ([Setup.Sample]) and
+// with holes. The service rate is not part of it; Little's law on InService
+// and Completions estimates it.
+type Observation struct {
+	Wanted   int         // the count of the last decision
+	Ready    int         // replicas that take work
+	Starting []time.Time // when each replica that does not yet take work was started, ascending
+
+	// The series hold all samples since the start of the trace, ascending.
+	// A sample that was lost is absent from all of them.
+	InService   demand.Series // requests being served, mean since the sample before: busy slots
+	Waiting     demand.Series // requests that wait, at the sample
+	Arrivals    demand.Series // requests a second, mean since the sample before
+	Completions demand.Series // requests a second whose service ended, mean since the sample before
+	Utilization demand.Series // busy slots over the slots of ready replicas, 0 to 1; absent with none ready
+	ReadyCount  demand.Series // replicas that took work, at the sample
+}
+
+// Setup is what an operator tells a policy about the pool, and what the static
+// policies may know in hindsight.
+type Setup struct {
+	Slots    int           // requests that one replica serves at once
+	Min, Max int           // replicas
+	Lead     time.Duration // from start command to first request served
+	Interval time.Duration // between decisions
+	Sample   time.Duration // between metric samples
+	Delay    time.Duration // from a sample's time to its being visible
+	SLOWait  time.Duration // a request is on time if it waited no longer
+	SLO      float64       // share of requests that shall be on time
+	Start    time.Time     // of the trace
+
+	// Knob is the value of the policy's one parameter that is swept to draw
+	// its cost-against-attainment front; see [Spec].
+	Knob float64
+
+	// Need is, for each minute of the whole trace, the work that arrives in
+	// replicas' worth. It is hindsight: only policies that stand for a person
+	// who sized the pool with the traffic known (static, cron) may look, and
+	// say so in their Source.
+	Need []float64
+}
+
+// Spec is one row of the table of policies.
+type Spec struct {
+	Name   string
+	About  string // what it does, in one line
+	Source string // the file, page or paper that it follows
+	Knob   Knob
+	New    func(Setup) Policy
+}
+
+// Knob is the one parameter of a policy that trades cost for attainment.
+type Knob struct {
+	Name    string
+	Default float64   // what a user gets without tuning
+	Sweep   []float64 // the front's points, in ascending order of expected cost
+}
+
+// policies is every policy that the simulator knows, in the order of reports.
+// A new one is a file baseline_NAME.go with a constructor, and a row here.
+var policies = []Spec{}
+
+// Policies returns every policy that the simulator knows, in the order of
+// reports.
+func Policies() []Spec { return slices.Clone(policies) }
+
+// Lookup returns the policy of that name.
+func Lookup(name string) (Spec, bool) {
+	i := slices.IndexFunc(policies, func(s Spec) bool { return s.Name == name })
+	if i < 0 {
+		return Spec{}, false
+	}
+	return policies[i], true
+}
