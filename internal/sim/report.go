@@ -1,0 +1,218 @@
+package sim
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"math"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// Report is what a simulation found: one trace, one world, several policies.
+// Its JSON form is a stable interface, described in docs/reference/simulate.md:
+// fields are added, never renamed or removed.
+type Report struct {
+	Trace    TraceInfo      `json:"trace"`
+	World    string         `json:"world"` // "fluid" or "requests"
+	LeadS    float64        `json:"lead_s"`
+	Peak     float64        `json:"peak"`
+	Slots    int            `json:"slots"`
+	SLOWaitS float64        `json:"slo_wait_s"`
+	SLO      float64        `json:"slo"`
+	WarmupS  float64        `json:"warmup_s"`
+	ServiceS float64        `json:"service_s"` // mean seconds that a request holds a slot
+	Seed     uint64         `json:"seed"`
+	Bound    Bound          `json:"bound"`
+	Policies []PolicyReport `json:"policies"`
+
+	// Assumptions are the sentences a reader must know to judge the figures.
+	Assumptions []string `json:"assumptions"`
+}
+
+// TraceInfo describes the demand that was replayed.
+type TraceInfo struct {
+	Name       string    `json:"name"`
+	Start      time.Time `json:"start"`
+	Days       float64   `json:"days"`
+	Requests   float64   `json:"requests"`
+	MeanPerMin float64   `json:"mean_per_min"`
+	MaxPerMin  float64   `json:"max_per_min"`
+	P999PerMin float64   `json:"p999_per_min"`
+}
+
+// Bound is the least that any policy could have paid for the wanted
+// attainment, even one that knew the future.
+type Bound struct {
+	GPUHours   float64 `json:"gpu_hours"`
+	Attainment float64 `json:"attainment"` // the share on time that it is for
+}
+
+// PolicyReport is what one policy did in the scored part of the trace.
+type PolicyReport struct {
+	Name       string  `json:"name"`
+	About      string  `json:"about,omitempty"`
+	Knob       string  `json:"knob,omitempty"`
+	KnobValue  float64 `json:"knob_value,omitempty"`
+	GPUHours   float64 `json:"gpu_hours"`  // from start command to power-off: boot and drain included
+	CostRatio  float64 `json:"cost_ratio"` // GPUHours over the bound's
+	Attainment float64 `json:"attainment"` // share of requests that waited no longer than slo_wait_s
+	WorstDay   float64 `json:"worst_day_attainment"`
+	WaitP50S   float64 `json:"wait_p50_s"`
+	WaitP95S   float64 `json:"wait_p95_s"`
+	WaitP99S   float64 `json:"wait_p99_s"`
+	// Utilization is the busy share of the slots of all billed replicas.
+	Utilization float64 `json:"utilization"`
+	PowerCycles int     `json:"power_cycles"` // start commands
+	MaxBacklog  float64 `json:"max_backlog"`  // most requests that waited at once
+	EnergyKWh   float64 `json:"energy_kwh"`
+	Cost        float64 `json:"cost"` // GPU-hours and power cycles at their prices
+
+	Forecast *Forecast    `json:"forecast,omitempty"` // of policies that forecast
+	Front    []FrontPoint `json:"front,omitempty"`
+	Timeline *Timeline    `json:"timeline,omitempty"`
+}
+
+// Forecast scores a policy's forecasts against what came.
+type Forecast struct {
+	Quantile float64 `json:"quantile"` // mean quantile that was asked for
+	Pinball  float64 `json:"pinball"`  // mean pinball loss at it, in units
+	Coverage float64 `json:"coverage"` // share of forecasts that what came did not exceed
+	Count    int     `json:"count"`
+}
+
+// FrontPoint is a policy's result at one value of its knob.
+type FrontPoint struct {
+	Knob       float64 `json:"knob"`
+	GPUHours   float64 `json:"gpu_hours"`
+	CostRatio  float64 `json:"cost_ratio"`
+	Attainment float64 `json:"attainment"`
+	WorstDay   float64 `json:"worst_day_attainment"`
+}
+
+// Timeline is a run in equal steps, for drawing. It covers the whole trace,
+// warm-up included.
+type Timeline struct {
+	StepS   float64   `json:"step_s"`
+	Need    []float64 `json:"need"`    // replicas that the arriving work keeps busy, mean
+	Ready   []float64 `json:"ready"`   // replicas that take work, mean
+	Billed  []float64 `json:"billed"`  // replicas paid for, mean
+	Waiting []float64 `json:"waiting"` // requests that wait, most
+}
+
+// WriteJSON writes the report as indented JSON.
+func (r *Report) WriteJSON(w io.Writer) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	return e.Encode(r)
+}
+
+// WriteText writes the report as a table for people.
+func (r *Report) WriteText(w io.Writer) error {
+	t := r.Trace
+	fmt.Fprintf(w, "%s: %s requests in %s, mean %s a minute, peak minute %s\n", t.Name, count(t.Requests), days(t.Days),
+		count(t.MeanPerMin), count(t.MaxPerMin))
+	fmt.Fprintf(w, "a replica starts in %s and serves %d requests at once, %s each; the p99.9 minute keeps %s busy\n",
+		seconds(r.LeadS), r.Slots, seconds(r.ServiceS), count(r.Peak))
+	fmt.Fprintf(w, "on time: %s of requests wait at most %s; the first %s is not scored; %s world, seed %d\n\n",
+		percent(r.SLO), seconds(r.SLOWaitS), seconds(r.WarmupS), r.World, r.Seed)
+
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(tw, "policy\tGPU-hours\tx bound\ton time\tworst day\tp50\tp95\tp99 wait\tbusy\tstarts\tmax queue\tkWh\tcost\t")
+	fmt.Fprintf(tw, "lower bound\t%.0f\t1.00\t%s\t\t\t\t\t\t\t\t\t\t\n", r.Bound.GPUHours, percent(r.Bound.Attainment))
+	for _, p := range r.Policies {
+		mark := ""
+		if p.Attainment < r.SLO {
+			mark = " *"
+		}
+		fmt.Fprintf(tw, "%s\t%.0f\t%.2f\t%s\t%s\t%s\t%s\t%s\t%.0f%%\t%d\t%s\t%.0f\t%.0f\t%s\n", p.Name, p.GPUHours, p.CostRatio,
+			percent(p.Attainment), percent(p.WorstDay), seconds(p.WaitP50S), seconds(p.WaitP95S), seconds(p.WaitP99S),
+			100*p.Utilization, p.PowerCycles, count(p.MaxBacklog), p.EnergyKWh, p.Cost, mark)
+	}
+	if err := tw.Flush(); err != nil {
+		return err
+	}
+	for _, p := range r.Policies {
+		if p.Attainment < r.SLO {
+			fmt.Fprintf(w, "\n* fewer than %s on time: its cost does not compare with those that kept it\n", percent(r.SLO))
+			break
+		}
+	}
+	return r.writeFront(w)
+}
+
+func (r *Report) writeFront(w io.Writer) error {
+	for _, p := range r.Policies {
+		if len(p.Front) == 0 {
+			continue
+		}
+		fmt.Fprintf(w, "\n%s by %s:\n", p.Name, p.Knob)
+		tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+		fmt.Fprintf(tw, "%s\tGPU-hours\tx bound\ton time\tworst day\t\n", p.Knob)
+		for _, f := range p.Front {
+			fmt.Fprintf(tw, "%g\t%.0f\t%.2f\t%s\t%s\t\n", f.Knob, f.GPUHours, f.CostRatio, percent(f.Attainment), percent(f.WorstDay))
+		}
+		if err := tw.Flush(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// percent never rounds up to 100 %: "100.00%" is every single one.
+func percent(v float64) string {
+	return fmt.Sprintf("%.2f%%", math.Floor(v*1e4+1e-9)/100)
+}
+
+func seconds(s float64) string {
+	d := time.Duration(s * float64(time.Second))
+	switch {
+	case d == 0:
+		return "0s"
+	case d < 100*time.Millisecond:
+		d = d.Round(time.Millisecond)
+	case d < 10*time.Second:
+		d = d.Round(100 * time.Millisecond)
+	default:
+		d = d.Round(time.Second)
+	}
+	out := d.String()
+	if strings.HasSuffix(out, "m0s") {
+		out = strings.TrimSuffix(out, "0s")
+	}
+	if strings.HasSuffix(out, "h0m") {
+		out = strings.TrimSuffix(out, "0m")
+	}
+	return out
+}
+
+func days(d float64) string {
+	switch {
+	case d >= 2:
+		return fmt.Sprintf("%.3g days", d)
+	case d*24 >= 2:
+		return fmt.Sprintf("%.3g hours", d*24)
+	}
+	return fmt.Sprintf("%.3g minutes", d*24*60)
+}
+
+// count is a number with three figures and a thousand's letter.
+func count(v float64) string {
+	for _, u := range []struct {
+		over float64
+		name string
+	}{{1e9, " G"}, {1e6, " M"}, {1e4, " k"}} {
+		if v >= u.over {
+			scale := u.over
+			if u.name == " k" {
+				scale = 1e3
+			}
+			return fmt.Sprintf("%.3g%s", v/scale, u.name)
+		}
+	}
+	if v < 10 {
+		return fmt.Sprintf("%.2g", v)
+	}
+	return fmt.Sprintf("%.0f", v)
+}
