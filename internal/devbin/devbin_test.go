@@ -1,0 +1,40 @@
+package devbin
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestFindLooksOnPathFirst(t *testing.T) {
+	onPath, cache := t.TempDir(), t.TempDir()
+	t.Setenv("PATH", onPath)
+	t.Setenv("GPUPOOL_TOOLS", cache)
+
+	if _, err := find("consul"); err == nil || !strings.Contains(err.Error(), "make tools") {
+		t.Fatalf("with no consul anywhere: got error %v, want one that says `make tools`", err)
+	}
+	cached := executable(t, filepath.Join(cache, "consul-"+Versions["consul"], "consul"))
+	if got, err := find("consul"); err != nil || got != cached {
+		t.Fatalf("with consul in the cache: got %q, %v", got, err)
+	}
+	first := executable(t, filepath.Join(onPath, "consul"))
+	if got, err := find("consul"); err != nil || got != first {
+		t.Fatalf("with consul on PATH too: got %q, %v", got, err)
+	}
+	if _, err := find("vault"); err == nil {
+		t.Fatal("a tool without a pinned version was accepted")
+	}
+}
+
+func executable(t *testing.T, path string) string {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte("#!/bin/sh\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
