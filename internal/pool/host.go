@@ -17,9 +17,9 @@ import (
 
 // Host is a configured host: what the inventory says, not what is seen.
 type Host struct {
-	ID   string // unique in the pool; the name that operators use
-	Node string // name of its Nomad node
-	GPUs int    // GPUs that a healthy host fingerprints
+	ID       string // unique in the pool; the name that operators use
+	NodeName string // name of its Nomad node
+	GPUs     int    // GPUs that a healthy host fingerprints
 }
 
 // Power is what a host's power driver says of the chassis.

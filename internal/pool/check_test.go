@@ -1,0 +1,113 @@
+package pool
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestCheckRefuses gives Check one unsafe action for each law. A law that is
+// removed from Check makes its line fail.
+func TestCheckRefuses(t *testing.T) {
+	serving := View{
+		Host: Host{ID: "h", GPUs: 2},
+		Seen: Seen{
+			Power: PowerOn, PowerAt: t0, NodeAt: t0, AgentAt: t0,
+			Node:  Node{Status: NodeReady, Eligible: true, GPUs: 2},
+			Agent: Agent{Status: AgentPassing},
+		},
+	}
+	drained := serving
+	drained.Node.Eligible, drained.Node.Mark = false, MarkOurs
+	off := View{Host: serving.Host, Seen: Seen{Power: PowerOff, PowerAt: t0, NodeAt: t0, Node: Node{Status: NodeAbsent}}}
+	with := func(v View, change func(*View)) View { change(&v); return v }
+	old := t0.Add(-time.Hour)
+
+	for _, tt := range []struct {
+		why   string // part of the error
+		do    Verb
+		view  View
+		limit func(*Limits)
+	}{
+		{why: "it has work", do: SoftOff, view: with(drained, func(v *View) { v.Node.Work = []Alloc{{ID: "a"}} })},
+		{why: "it is eligible", do: SoftOff, view: with(drained, func(v *View) { v.Node.Eligible = true })},
+		{why: "its drain has not finished", do: SoftOff, view: with(drained, func(v *View) { v.Node.Draining = true })},
+		{why: "no drain of ours", do: SoftOff, view: with(drained, func(v *View) {
+			v.Node.Mark = MarkNone
+			v.Intent = Intent{Verb: Cordon, At: old, SettledAt: old}
+		})},
+		{why: "busy outside Nomad", do: SoftOff, view: with(drained, func(v *View) { v.Agent.Outside = 1 })},
+		{why: "its agent does not say", do: SoftOff, view: with(drained, func(v *View) { v.Agent.Status = AgentFailing })},
+		{why: "its agent does not say", do: SoftOff, view: with(drained, func(v *View) { v.AgentAt = old })},
+		{why: "its power was not read", do: SoftOff, view: with(drained, func(v *View) { v.PowerAt = old })},
+		{why: "hard off is not allowed", do: HardOff, view: with(drained, func(v *View) { v.Intent = Intent{Verb: SoftOff, At: old, SettledAt: old} })},
+		{why: "it was not asked", do: HardOff, view: drained, limit: func(l *Limits) { l.HardOff = true }},
+		{why: "it still has time", do: HardOff, limit: func(l *Limits) { l.HardOff = true }, view: with(drained, func(v *View) {
+			v.Intent = Intent{Verb: SoftOff, At: t0.Add(-time.Minute), SettledAt: t0.Add(-time.Minute)}
+		})},
+		{why: "not looked at since", do: SoftOff, view: with(drained, func(v *View) { v.Intent = Intent{Verb: Drain, At: t0, SettledAt: t0} })},
+		{why: "not looked at since", do: SoftOff, view: with(drained, func(v *View) {
+			v.Intent = Intent{Verb: Drain, At: t0.Add(-time.Second), Ambiguous: true, SettledAt: t0.Add(-time.Second)}
+		})},
+		{why: "Nomad was last read", do: SoftOff, view: with(drained, func(v *View) { v.NodeAt = old })},
+		{why: "the host is held", do: SoftOff, view: with(drained, func(v *View) { v.Node.Mark = MarkForeign })},
+		{why: "the host is unknown", do: TurnOn, view: with(off, func(v *View) { v.Power = PowerUnknown })},
+		{why: "was not read as off", do: TurnOn, view: serving},
+		{why: "it has work", do: Cordon, view: with(serving, func(v *View) { v.Node.Work = []Alloc{{ID: "a"}} })},
+		{why: "it is not in service", do: Cordon, view: drained},
+		{why: "would stay in service", do: Cordon, view: serving, limit: func(l *Limits) { l.Min = 1 }},
+		{why: "still eligible", do: Drain, view: serving},
+		{why: "it has work", do: Drain, view: with(drained, func(v *View) { v.Node.Work = []Alloc{{ID: "a"}} })},
+		{why: "its node is not ready", do: Enable, view: off},
+		{why: "it is shutting down", do: Enable, view: with(drained, func(v *View) { v.Intent = Intent{Verb: SoftOff, At: old, SettledAt: old} })},
+		{why: "not a thing to do", do: VerbNone, view: serving},
+	} {
+		t.Run(tt.do.String()+" "+tt.why, func(t *testing.T) {
+			l := testLimits()
+			if tt.limit != nil {
+				tt.limit(&l)
+			}
+			err := Check(t0, 0, Snapshot{At: t0, Hosts: []View{tt.view}}, []Action{{Host: "h", Do: tt.do}}, l)
+			if !errors.Is(err, ErrUnsafe) || !strings.Contains(err.Error(), tt.why) {
+				t.Errorf("got %v, want an unsafe %q", err, tt.why)
+			}
+		})
+	}
+}
+
+// TestCheckRefusesTogether is the same for the laws that concern the pool.
+func TestCheckRefusesTogether(t *testing.T) {
+	host := func(id string, seen Seen, did Verb) View {
+		v := View{Host: Host{ID: id, GPUs: 2}, Seen: seen}
+		if did != VerbNone {
+			v.Intent = Intent{Verb: did, At: t0.Add(-2 * time.Minute), SettledAt: t0.Add(-2 * time.Minute)}
+		}
+		return v
+	}
+	off := Seen{Power: PowerOff, PowerAt: t0, NodeAt: t0, Node: Node{Status: NodeAbsent}}
+	booting := Seen{Power: PowerOn, PowerAt: t0, NodeAt: t0, Node: Node{Status: NodeAbsent}}
+	serving := Seen{Power: PowerOn, PowerAt: t0, NodeAt: t0, AgentAt: t0, Node: Node{Status: NodeReady, Eligible: true, GPUs: 2}, Agent: Agent{Status: AgentPassing}}
+	draining := serving
+	draining.Node.Eligible = false
+
+	for _, tt := range []struct {
+		why     string
+		hosts   []View
+		actions []Action
+	}{
+		{"boot at once", []View{host("a", booting, TurnOn), host("b", off, VerbNone), host("c", off, VerbNone)}, []Action{{Host: "b", Do: TurnOn}, {Host: "c", Do: TurnOn}}},
+		{"drain at once", []View{host("a", draining, Cordon), host("b", serving, VerbNone)}, []Action{{Host: "b", Do: Cordon}}},
+		{"can be called back", []View{host("a", draining, Cordon), host("b", off, VerbNone)}, []Action{{Host: "b", Do: TurnOn}}},
+		{"second action", []View{host("a", off, VerbNone)}, []Action{{Host: "a", Do: TurnOn}, {Host: "a", Do: TurnOn}}},
+		{"no such host", nil, []Action{{Host: "a", Do: TurnOn}}},
+		{"in the snapshot twice", []View{host("a", off, VerbNone), host("a", off, VerbNone)}, nil},
+	} {
+		t.Run(tt.why, func(t *testing.T) {
+			err := Check(t0, 0, Snapshot{At: t0, Hosts: tt.hosts}, tt.actions, testLimits())
+			if !errors.Is(err, ErrUnsafe) || !strings.Contains(err.Error(), tt.why) {
+				t.Errorf("got %v, want an unsafe %q", err, tt.why)
+			}
+		})
+	}
+}

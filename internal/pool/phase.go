@@ -1,0 +1,280 @@
+package pool
+
+import (
+	"fmt"
+	"time"
+)
+
+// Phase is where a host stands. It is derived by [PhaseOf] at every tick and
+// never stored.
+//
+//	           TurnOn            Enable, GPUs and agent there
+//	   Off ─────────────► Booting ─────────────► Ready
+//	    ▲                    ▲                     │ Cordon
+//	    │ chassis reads off  │ Enable              ▼
+//	Stopping ◄───────────────┼──────────────── Draining
+//	            SoftOff      └─────────────────────┘
+//
+// Unknown and Held can be entered from anywhere and are left by themselves as
+// soon as what is seen no longer says so.
+type Phase int
+
+const (
+	// Unknown: what is seen is old, missing, or contradicts itself. Nothing is
+	// done to the host and it does not count as capacity. It ends when a fresh
+	// and consistent sight arrives.
+	Unknown Phase = iota
+	// Off: the chassis is off. The host is there to be powered on. It ends
+	// with TurnOn.
+	Off
+	// Booting: told to power on, not in service yet: the chassis, the Nomad
+	// node, its GPUs or its agent are still missing. Once the node is ready
+	// with all its GPUs it is made eligible. It ends in service, or, past the
+	// boot timeout, by no longer counting as capacity.
+	Booting
+	// Ready: in service: the node is ready and eligible. It ends when the host
+	// is chosen to go off, which takes a surplus and a host without work.
+	Ready
+	// Draining: taken out of service by us and being emptied. First it is
+	// only ineligible; then, looked at again and found without work, drained;
+	// then, looked at once more, told to shut down. Demand that comes back
+	// ends it with Enable.
+	Draining
+	// Stopping: told to shut down; it can no longer be called back. It ends
+	// when the chassis reads off.
+	Stopping
+	// Held: an operator, or another tool, drained it or made it ineligible.
+	// It is never touched and does not count as capacity. It ends when that
+	// hand is taken away.
+	Held
+)
+
+func (p Phase) String() string {
+	return name(int(p), "unknown", "off", "booting", "ready", "draining", "stopping", "held")
+}
+
+// PhaseOf derives a host's phase, and says why in words that do not change
+// while the phase and its cause do not.
+//
+// An intent that nobody has looked at since decides alone: what was seen
+// before an act says nothing of its effect, and a host that was just cordoned
+// must not be counted as in service because the sight is a second old.
+func PhaseOf(v View, now time.Time, l Limits) (Phase, string) {
+	if !v.lookedAgain(l) {
+		return v.Verb.phase(), fmt.Sprintf("%s sent, not looked at since", v.Verb)
+	}
+	if v.Node.Status == NodeUnknown || now.Sub(v.NodeAt) > l.StaleAfter {
+		return Unknown, "Nomad was not read lately"
+	}
+	if held, why := v.held(); held {
+		return Held, why
+	}
+	switch v.power(now, l) {
+	case PowerOff:
+		return v.phaseOff(now, l)
+	case PowerOn:
+		return v.phaseOn(now, l)
+	}
+	why := "chassis power was not read lately"
+	if v.PowerErr != "" {
+		why = "chassis power cannot be read: " + v.PowerErr
+	}
+	return Unknown, why
+}
+
+// phase is the phase that a verb leads to.
+func (v Verb) phase() Phase {
+	switch v {
+	case TurnOn, Enable:
+		return Booting
+	case Cordon, Drain:
+		return Draining
+	case SoftOff, HardOff:
+		return Stopping
+	}
+	return Unknown
+}
+
+// settled is the moment from which a sight can show the last intent's effect.
+func (i Intent) settled(l Limits) time.Time {
+	if !i.SettledAt.IsZero() && !i.Ambiguous {
+		return i.SettledAt
+	}
+	return i.At.Add(l.Fence)
+}
+
+// lookedAgain reports whether both the node and the power were read after the
+// last intent had settled. Power that cannot be read counts as read: the
+// attempt is what matters, and the phase will be Unknown for its own reason.
+func (v View) lookedAgain(l Limits) bool {
+	if v.Verb == VerbNone {
+		return true
+	}
+	t := v.Intent.settled(l)
+	return v.NodeAt.After(t) && v.PowerAt.After(t)
+}
+
+// power is the chassis power as far as fresh evidence goes. A node that
+// heart-beats proves that its chassis is on, whatever the BMC fails to say.
+func (v View) power(now time.Time, l Limits) Power {
+	if now.Sub(v.PowerAt) <= l.StaleAfter && v.Power != PowerUnknown {
+		return v.Power
+	}
+	if v.Node.Status == NodeReady {
+		return PowerOn
+	}
+	return PowerUnknown
+}
+
+// powerReadable reports whether the BMC itself answered lately: without that
+// a host must not be taken out of service, since it could not be powered off.
+func (v View) powerReadable(now time.Time, l Limits) bool {
+	return v.Power != PowerUnknown && now.Sub(v.PowerAt) <= l.StaleAfter
+}
+
+// held reports whether a node is out of service by a hand that is not ours.
+func (v View) held() (bool, string) {
+	n := v.Node
+	if n.Status == NodeAbsent || n.Eligible && !n.Draining {
+		return false, ""
+	}
+	if n.Draining && n.Mark == MarkForeign {
+		return true, "drained by somebody else"
+	}
+	if n.Mark == MarkOurs {
+		return false, ""
+	}
+	switch v.Verb {
+	case TurnOn, Cordon, Drain, SoftOff, HardOff:
+		// We took it out of service, or powered it on as it was; a drain that
+		// the client did by itself while shutting down hides our mark.
+		return false, ""
+	case Enable:
+		if v.Err != "" || v.Ambiguous || v.SettledAt.IsZero() {
+			return false, "" // giving it back did not work yet
+		}
+	}
+	return true, "made ineligible by somebody else"
+}
+
+func (v View) phaseOff(now time.Time, l Limits) (Phase, string) {
+	since := now.Sub(v.Intent.At)
+	stopped := v.Verb == SoftOff || v.Verb == HardOff
+	switch {
+	case v.Verb == TurnOn && v.Err == "" && since < l.PowerConfirm:
+		return Booting, "told to power on, chassis still reads off"
+	case v.Node.Status == NodeReady && !(stopped && since < l.SoftOffTimeout):
+		// Either Nomad has not missed it yet, or this BMC belongs to another
+		// machine. Both are a reason to keep still.
+		return Unknown, "chassis reads off, but its Nomad node heart-beats"
+	}
+	return Off, ""
+}
+
+func (v View) phaseOn(now time.Time, l Limits) (Phase, string) {
+	since := now.Sub(v.Intent.At)
+	if v.Verb == SoftOff || v.Verb == HardOff {
+		if v.Node.Status == NodeReady && v.Node.Eligible && since > l.SoftOffTimeout {
+			return Ready, "it was made eligible while it was to shut down"
+		}
+		return Stopping, "shutting down"
+	}
+	switch v.Node.Status {
+	case NodeReady:
+		return v.phaseJoined(now, l)
+	case NodeInit:
+		return Booting, "its Nomad node is registering"
+	}
+	if v.Verb == TurnOn || v.Verb == Enable && since < l.BootTimeout {
+		return Booting, "waiting for its Nomad node"
+	}
+	return Unknown, fmt.Sprintf("chassis is on, but its Nomad node is %s", v.Node.Status)
+}
+
+// phaseJoined is the phase of a host whose node heart-beats and is not held.
+func (v View) phaseJoined(now time.Time, l Limits) (Phase, string) {
+	missing := v.missing(now, l)
+	switch {
+	case v.Verb == TurnOn:
+		return Booting, or(missing, "its node has joined")
+	case !v.Node.Eligible || v.Node.Draining:
+		if v.Verb == Enable {
+			return Booting, "its node is not eligible yet"
+		}
+		return Draining, v.drainingWhy()
+	case missing != "" && v.Verb == Enable && now.Sub(v.Intent.At) < l.BootTimeout:
+		return Booting, missing
+	}
+	return Ready, missing
+}
+
+func (v View) drainingWhy() string {
+	switch {
+	case v.Node.Draining:
+		return "draining"
+	case v.drained():
+		return "drained"
+	}
+	return "ineligible, about to be drained"
+}
+
+// drained reports whether our drain came to its end.
+func (v View) drained() bool {
+	return v.Node.Mark == MarkOurs && !v.Node.Draining && v.Verb != Cordon
+}
+
+// missing says what a joined host still lacks to be whole; empty if nothing.
+func (v View) missing(now time.Time, l Limits) string {
+	switch {
+	case v.Node.GPUs < v.Host.GPUs:
+		return fmt.Sprintf("%d of %d GPUs are healthy", v.Node.GPUs, v.Host.GPUs)
+	case l.Agent == AgentRequired && v.agent(now, l) != AgentPassing:
+		return "its agent is " + v.agent(now, l).String()
+	}
+	return ""
+}
+
+// agent is the agent's status as far as fresh evidence goes.
+func (v View) agent(now time.Time, l Limits) AgentStatus {
+	if now.Sub(v.AgentAt) > l.StaleAfter {
+		return AgentUnknown
+	}
+	return v.Agent.Status
+}
+
+// overdue reports whether a booting host took longer than it may.
+func (v View) overdue(now time.Time, l Limits) bool {
+	return now.Sub(v.Intent.At) >= l.BootTimeout
+}
+
+// idle reports whether a host could lose its power without losing work, and
+// if not, what it would lose.
+func (v View) idle(now time.Time, l Limits) (bool, string) {
+	if n := len(v.Node.Work); n > 0 {
+		return false, fmt.Sprintf("it runs %s of job %s%s", v.Node.Work[0].ID, v.Node.Work[0].Job, more(n-1))
+	}
+	passing := v.agent(now, l) == AgentPassing
+	switch {
+	case l.Agent == AgentNone, l.Agent == AgentOptional && !passing:
+		return true, ""
+	case !passing:
+		return false, "its agent is " + v.agent(now, l).String() + ", so nobody knows whether its GPUs are idle"
+	case v.Agent.Outside > 0:
+		return false, fmt.Sprintf("%d of its GPUs are busy outside Nomad", v.Agent.Outside)
+	}
+	return true, ""
+}
+
+func more(n int) string {
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" and %d more", n)
+}
+
+func or(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}

@@ -1,0 +1,210 @@
+package pool
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/datadriven"
+)
+
+// TestScenarios runs the scripts in testdata/scenarios. Each is a conversation: `pool`
+// sets the limits, `host` says what is seen of one host and what was last done
+// to it, `decide` prints what follows. Every decision is also checked against
+// the laws, for independence of order, and for adding nothing when it is
+// applied to its own result. Rewrite the expected output with
+//
+//	go test ./internal/pool -run Scenarios -rewrite
+//
+// and commit the change only if you understand what caused it.
+func TestScenarios(t *testing.T) {
+	datadriven.Walk(t, "testdata/scenarios", func(t *testing.T, path string) {
+		sc := scenario{limits: testLimits(), now: t0}
+		datadriven.RunTest(t, path, sc.run)
+	})
+}
+
+var t0 = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+
+func testLimits() Limits {
+	return Limits{
+		MaxBooting: 2, MaxDraining: 1,
+		PowerConfirm: time.Minute, BootTimeout: 15 * time.Minute, SoftOffTimeout: 5 * time.Minute,
+		StaleAfter: 45 * time.Second, Fence: 10 * time.Second,
+	}
+}
+
+type scenario struct {
+	limits Limits
+	now    time.Time
+	views  []View
+}
+
+func (sc *scenario) run(t *testing.T, d *datadriven.TestData) string {
+	switch d.Cmd {
+	case "pool":
+		for _, a := range d.CmdArgs {
+			sc.setLimit(t, d, a)
+		}
+		return ""
+	case "host":
+		sc.setHost(t, d)
+		return ""
+	case "decide":
+		want := 0
+		d.ScanArgs(t, "want", &want)
+		return sc.decide(t, want)
+	}
+	d.Fatalf(t, "unknown command %q", d.Cmd)
+	return ""
+}
+
+func (sc *scenario) setLimit(t *testing.T, d *datadriven.TestData, a datadriven.CmdArg) {
+	val := func() string { return a.Vals[0] }
+	switch a.Key {
+	case "min":
+		sc.limits.Min = atoi(t, d, val())
+	case "max-booting":
+		sc.limits.MaxBooting = atoi(t, d, val())
+	case "max-draining":
+		sc.limits.MaxDraining = atoi(t, d, val())
+	case "hard-off":
+		sc.limits.HardOff = true
+	case "agent":
+		sc.limits.Agent = enum(t, d, val(), AgentRequired, AgentOptional, AgentNone)
+	default:
+		d.Fatalf(t, "unknown limit %q", a.Key)
+	}
+}
+
+// setHost reads a host's line. What is not said is the usual: two GPUs, all
+// fingerprinted where a node is ready, an eligible node, everything read one
+// second ago, a passing agent on a ready node, and nothing done to it so far.
+func (sc *scenario) setHost(t *testing.T, d *datadriven.TestData) {
+	v := View{Host: Host{ID: d.CmdArgs[0].Key, NodeName: d.CmdArgs[0].Key, GPUs: 2}}
+	seen := sc.now.Add(-time.Second)
+	v.NodeAt, v.PowerAt, v.AgentAt = seen, seen, seen
+	v.Node.Status = NodeAbsent
+	for _, a := range d.CmdArgs[1:] {
+		switch a.Key {
+		case "power":
+			v.Power = enum(t, d, a.Vals[0], PowerUnknown, PowerOff, PowerOn)
+			if v.Power == PowerUnknown {
+				v.PowerErr = "no answer"
+			}
+		case "node":
+			v.Node.Status = enum(t, d, a.Vals[0], NodeUnknown, NodeAbsent, NodeDown, NodeInit, NodeReady)
+			v.Node.Eligible = v.Node.Status != NodeAbsent
+			if v.Node.Status == NodeReady {
+				v.Node.GPUs, v.Agent.Status = 2, AgentPassing
+			}
+		case "ineligible":
+			v.Node.Eligible = false
+		case "draining":
+			v.Node.Eligible, v.Node.Draining = false, true
+		case "mark":
+			v.Node.Mark = enum(t, d, a.Vals[0], MarkNone, MarkOurs, MarkReleased, MarkForeign)
+		case "gpus":
+			v.Node.GPUs = atoi(t, d, a.Vals[0])
+		case "work":
+			for i, job := range a.Vals {
+				v.Node.Work = append(v.Node.Work, Alloc{ID: fmt.Sprintf("a%d", i+1), Job: job, Type: "batch", GPUs: 1})
+			}
+		case "agent":
+			v.Agent.Status = enum(t, d, a.Vals[0], AgentUnknown, AgentFailing, AgentPassing)
+		case "outside":
+			v.Agent.Outside = atoi(t, d, a.Vals[0])
+		case "age":
+			old := sc.now.Add(-dur(t, d, a.Vals[0]))
+			v.NodeAt, v.PowerAt, v.AgentAt = old, old, old
+		case "power-age":
+			v.PowerAt = sc.now.Add(-dur(t, d, a.Vals[0]))
+		case "did": // did=(cordon,30s) or did=(turn-on,30s,ambiguous)
+			v.Intent = readIntent(t, d, sc.now, a.Vals)
+		default:
+			d.Fatalf(t, "unknown word %q", a.Key)
+		}
+	}
+	for i := range sc.views {
+		if sc.views[i].Host.ID == v.Host.ID {
+			sc.views[i] = v
+			return
+		}
+	}
+	sc.views = append(sc.views, v)
+}
+
+func readIntent(t *testing.T, d *datadriven.TestData, now time.Time, vals []string) Intent {
+	var in Intent
+	if err := in.Verb.UnmarshalText([]byte(vals[0])); err != nil {
+		d.Fatalf(t, "%v", err)
+	}
+	in.At = now.Add(-dur(t, d, vals[1]))
+	in.SettledAt = in.At
+	for _, how := range vals[2:] {
+		switch how {
+		case "open":
+			in.SettledAt = time.Time{}
+		case "ambiguous":
+			in.Ambiguous, in.Err = true, "timed out"
+		case "failed":
+			in.Err = "refused"
+		default:
+			d.Fatalf(t, "unknown outcome %q", how)
+		}
+	}
+	return in
+}
+
+func (sc *scenario) decide(t *testing.T, want int) string {
+	s := Snapshot{At: sc.now, Hosts: sc.views}
+	dec := Reconcile(sc.now, want, s, sc.limits)
+	checkDecision(t, sc.now, want, s, dec, sc.limits)
+	var b strings.Builder
+	fmt.Fprintf(&b, "want %d, have %d, ready %d\n", dec.Want, dec.Have, dec.Ready)
+	for _, h := range dec.Hosts {
+		line := fmt.Sprintf("  %s %s", h.ID, h.Phase)
+		if h.Overdue {
+			line += " (overdue)"
+		}
+		if h.Why != "" {
+			line += ": " + h.Why
+		}
+		fmt.Fprintln(&b, line)
+	}
+	for _, a := range dec.Actions {
+		fmt.Fprintf(&b, "-> %s\n", a)
+	}
+	if dec.Note != "" {
+		fmt.Fprintf(&b, "note: %s\n", dec.Note)
+	}
+	return b.String()
+}
+
+func enum[T fmt.Stringer](t *testing.T, d *datadriven.TestData, s string, of ...T) T {
+	for _, v := range of {
+		if v.String() == s {
+			return v
+		}
+	}
+	d.Fatalf(t, "%q is none of %v", s, of)
+	panic("unreachable")
+}
+
+func atoi(t *testing.T, d *datadriven.TestData, s string) int {
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		d.Fatalf(t, "%v", err)
+	}
+	return n
+}
+
+func dur(t *testing.T, d *datadriven.TestData, s string) time.Duration {
+	v, err := time.ParseDuration(s)
+	if err != nil {
+		d.Fatalf(t, "%v", err)
+	}
+	return v
+}
