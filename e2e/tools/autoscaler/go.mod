@@ -1,6 +1,6 @@
 module github.com/gpupool/gpupool/e2e/tools/autoscaler
 
-go 1.25.10
+go 1.26
 
 tool github.com/hashicorp/nomad-autoscaler
 

@@ -266,6 +266,6 @@ require (
 	sigs.k8s.io/yaml v1.3.0 // indirect
 )
 
-// The versions that Consul's own replace lines stand for: its tree at v1.22.7
-// is ahead of the sub-module versions that its go.mod names.
+// What Consul's own replace lines stand for: its tree at v1.22.7 uses fields
+// that came after the release of the api module that its go.mod names.
 require github.com/hashicorp/consul/api v1.34.2

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# packages.sh installs the Debian packages that the end-to-end tests and the
+# demo need, if they are missing: a BMC simulator, an independent IPMI client
+# and a C compiler for the agent and the fake NVML library.
+set -euo pipefail
+
+say() { printf '%s\n' "packages: $*" >&2; }
+
+# What is needed is programs; they may have come another way.
+declare -A package=([ipmi_sim]=openipmi [ipmitool]=ipmitool [flock]=util-linux [gcc]=gcc)
+missing=()
+for program in "${!package[@]}"; do
+	PATH=$PATH:/usr/sbin:/sbin command -v "$program" >/dev/null || missing+=("${package[$program]}")
+done
+if ! echo '#include <stdio.h>' | "${CC:-gcc}" -E - >/dev/null 2>&1; then
+	missing+=(libc6-dev)
+fi
+((${#missing[@]})) || exit 0
+
+if ! command -v apt-get >/dev/null; then
+	say "missing: ${missing[*]} (Debian's names), and there is no apt-get here: install them by hand"
+	exit 1
+fi
+as_root=()
+if ((EUID != 0)); then
+	if ! command -v sudo >/dev/null; then
+		say "missing: ${missing[*]}; run as root: apt-get install ${missing[*]}"
+		exit 1
+	fi
+	as_root=(sudo)
+fi
+say "installing ${missing[*]} (about half a minute)"
+export DEBIAN_FRONTEND=noninteractive
+install() { "${as_root[@]}" apt-get install -y -q --no-install-recommends "${missing[@]}" >&2; }
+# The lists of a fresh machine are empty; those of an old one are stale.
+install || { "${as_root[@]}" apt-get update -q >&2 && install; }
