@@ -1,0 +1,205 @@
+// Package control is the loop that makes a pool follow its wanted count:
+// observe, reconcile, check, record the intent, act, record the outcome.
+//
+// A crash at any point of a tick is repaired by the next tick, on this machine
+// or another, because nothing that matters is kept in memory. The loop only
+// acts while it holds the pool's lease, and each act is recorded under that
+// lease before it is done: an actor that cannot record may not act.
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/gpupool/gpupool/internal/pool"
+)
+
+// World is the pool as it is: what can be seen of it, and done to it.
+type World interface {
+	// Observe reads power, Nomad and the agents of all hosts. A host that
+	// could not be read is in the result with unknown parts; the error is for
+	// the case that nothing can be said at all, such as Nomad being down.
+	// Intents are left empty: they are the store's.
+	Observe(ctx context.Context) (pool.Snapshot, error)
+	// Act does one thing to one host. It is safe to repeat, and returns soon
+	// after ctx ends.
+	Act(ctx context.Context, v pool.View, do pool.Verb) error
+}
+
+// Store is the pool's memory. Its writes are fenced: they fail when the lease
+// is no longer held, or when somebody else wrote first.
+type Store interface {
+	// Want is the wanted count; known is false when none was ever written.
+	Want(ctx context.Context) (n int, known bool, err error)
+	// Intents are the last intents, by host ID.
+	Intents(ctx context.Context) (map[string]pool.Intent, error)
+	// Record writes a host's intent, or its outcome, over revision in.Rev and
+	// returns it with its new revision.
+	Record(ctx context.Context, host string, in pool.Intent) (pool.Intent, error)
+}
+
+// ErrNotHolder means that another process holds the pool's lease, or nobody.
+// It is a state rather than a failure: the loop keeps still.
+var ErrNotHolder = errors.New("the pool's lease is not held")
+
+// Config is what a loop works with.
+type Config struct {
+	World World
+	Store Store
+	// Lease is the generation of the lease and until when it is held; ok is
+	// false when it is not.
+	Lease func(now time.Time) (gen uint64, until time.Time, ok bool)
+	// Limits are the pool's rules.
+	Limits pool.Limits
+	// ActTimeout bounds one act, recording included. An act is not begun with
+	// less than this left of the lease. Default 10 s.
+	ActTimeout time.Duration
+	// Ambiguous reports whether an act that failed so may have happened, or
+	// may still. The end of its context always counts as ambiguous.
+	Ambiguous func(error) bool
+}
+
+// Loop runs ticks. It keeps nothing between them.
+type Loop struct{ cfg Config }
+
+// New makes a loop.
+func New(cfg Config) *Loop {
+	if cfg.ActTimeout == 0 {
+		cfg.ActTimeout = 10 * time.Second
+	}
+	if cfg.Ambiguous == nil {
+		cfg.Ambiguous = func(error) bool { return true }
+	}
+	return &Loop{cfg}
+}
+
+// Report tells what one tick saw, decided and did.
+type Report struct {
+	At        time.Time // when it was decided
+	Gen       uint64    // generation of the lease
+	Want      int       // what the store says is wanted
+	WantKnown bool      // false: nothing was ever wanted; nothing was done
+	Decision  pool.Decision
+	Outcomes  []Outcome // one for each action, in order
+}
+
+// Outcome is how one action ended.
+type Outcome struct {
+	pool.Action
+	Done bool  // it was carried out; otherwise Err says why not, or how it failed
+	Err  error // nil if Done
+}
+
+// Tick is the whole loop, once. It returns ErrNotHolder when the lease is not
+// held, pool.ErrUnsafe when the decision would break a law, in which case
+// nothing of it is done, and otherwise what kept it from deciding. What single
+// actions met is in the report.
+func (l *Loop) Tick(ctx context.Context) (Report, error) {
+	gen, _, held := l.cfg.Lease(time.Now())
+	if !held {
+		return Report{}, ErrNotHolder
+	}
+	snapshot, err := l.see(ctx)
+	if err != nil {
+		return Report{}, err
+	}
+	want, known, err := l.cfg.Store.Want(ctx)
+	if err != nil {
+		return Report{}, fmt.Errorf("read the wanted count: %w", err)
+	}
+	// The reading took a while: decide with the time that it is now.
+	r := Report{At: time.Now(), Gen: gen, Want: want, WantKnown: known}
+	r.Decision = pool.Reconcile(r.At, want, snapshot, l.cfg.Limits)
+	if !known {
+		r.Decision.Actions = nil
+		return r, nil
+	}
+	if err := pool.Check(r.At, want, snapshot, r.Decision.Actions, l.cfg.Limits); err != nil {
+		return r, fmt.Errorf("nothing is done: %w", err)
+	}
+	r.Outcomes = l.do(ctx, gen, snapshot, r.Decision.Actions)
+	return r, nil
+}
+
+// see joins what is seen with what is remembered. The memory is read first, so
+// that no sight is older than the intent it is held against.
+func (l *Loop) see(ctx context.Context) (pool.Snapshot, error) {
+	intents, err := l.cfg.Store.Intents(ctx)
+	if err != nil {
+		return pool.Snapshot{}, fmt.Errorf("read the intents: %w", err)
+	}
+	s, err := l.cfg.World.Observe(ctx)
+	if err != nil {
+		return pool.Snapshot{}, fmt.Errorf("observe the hosts: %w", err)
+	}
+	for i := range s.Hosts {
+		s.Hosts[i].Intent = intents[s.Hosts[i].Host.ID]
+	}
+	return s, nil
+}
+
+// do carries the actions out, side by side: they concern different hosts, and
+// a dead BMC must not delay the others.
+func (l *Loop) do(ctx context.Context, gen uint64, s pool.Snapshot, actions []pool.Action) []Outcome {
+	views := make(map[string]pool.View, len(s.Hosts))
+	for _, v := range s.Hosts {
+		views[v.Host.ID] = v
+	}
+	outcomes := make([]Outcome, len(actions))
+	var all sync.WaitGroup
+	for i, a := range actions {
+		all.Go(func() {
+			err := l.one(ctx, gen, views[a.Host], a)
+			outcomes[i] = Outcome{Action: a, Done: err == nil, Err: err}
+		})
+	}
+	all.Wait()
+	return outcomes
+}
+
+// one records, acts, and records how it went. The order is the safety of it:
+// whoever reads the record after a crash at any point here knows at least as
+// much as was done.
+func (l *Loop) one(ctx context.Context, gen uint64, v pool.View, a pool.Action) error {
+	now := time.Now()
+	g, until, held := l.cfg.Lease(now)
+	if !held || g != gen || until.Sub(now) < l.cfg.ActTimeout {
+		return fmt.Errorf("%s %s: %w for long enough", a.Do, a.Host, ErrNotHolder)
+	}
+	ctx, cancel := context.WithTimeout(ctx, l.cfg.ActTimeout)
+	defer cancel()
+
+	intent := pool.Intent{Verb: a.Do, Why: a.Why, At: now, Gen: gen, Rev: v.Rev}
+	intent, err := l.cfg.Store.Record(ctx, a.Host, intent)
+	if err != nil {
+		return fmt.Errorf("%s %s was not begun, its intent cannot be recorded: %w", a.Do, a.Host, err)
+	}
+	actErr := l.act(ctx, v, a.Do)
+	intent.SettledAt = time.Now()
+	if actErr != nil {
+		intent.Err = actErr.Error()
+		intent.Ambiguous = ctx.Err() != nil || l.cfg.Ambiguous(actErr)
+		actErr = fmt.Errorf("%s %s: %w", a.Do, a.Host, actErr)
+	}
+	// The outcome must be recorded even if the act used all its time. If it
+	// cannot be, the intent stays open, which is read as ambiguous.
+	last, cancelLast := context.WithTimeout(context.WithoutCancel(ctx), l.cfg.ActTimeout)
+	defer cancelLast()
+	if _, err := l.cfg.Store.Record(last, a.Host, intent); err != nil {
+		return errors.Join(actErr, fmt.Errorf("record the outcome of %s %s: %w", a.Do, a.Host, err))
+	}
+	return actErr
+}
+
+// act keeps a panicking driver from taking the loop with it.
+func (l *Loop) act(ctx context.Context, v pool.View, do pool.Verb) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
+	return l.cfg.World.Act(ctx, v, do)
+}
