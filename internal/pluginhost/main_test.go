@@ -114,7 +114,7 @@ func launch(kind string, env []string) (*plugin.Client, any, error) {
 	}
 	cmd := exec.Command(self)
 	if os.Getenv(shellEnv) != "" {
-		cmd = exec.Command("sh", "-c", `"$0"; true`, self)
+		cmd = exec.Command("/bin/sh", "-c", `"$0"; true`, self)
 	}
 	cmd.Env = append(env, roleEnv+"=plugin", kindEnv+"="+kind)
 	set := map[string]plugin.Plugin{sdk.PluginTypeBase: &base.PluginBase{}}
