@@ -1,7 +1,7 @@
 package pool
 
 import (
-	"math/rand"
+	"math/rand/v2"
 	"reflect"
 	"slices"
 	"testing"
@@ -17,7 +17,7 @@ func checkDecision(t rapid.TB, now time.Time, want int, s Snapshot, d Decision, 
 		t.Fatalf("the laws: %v", err)
 	}
 	shuffled := Snapshot{At: s.At, Hosts: slices.Clone(s.Hosts)}
-	rand.New(rand.NewSource(int64(len(s.Hosts)))).Shuffle(len(shuffled.Hosts), func(i, j int) {
+	rand.New(rand.NewPCG(1, uint64(len(s.Hosts)))).Shuffle(len(shuffled.Hosts), func(i, j int) {
 		shuffled.Hosts[i], shuffled.Hosts[j] = shuffled.Hosts[j], shuffled.Hosts[i]
 	})
 	if other := Reconcile(now, want, shuffled, l); !reflect.DeepEqual(d, other) {

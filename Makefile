@@ -1,0 +1,74 @@
+# `make` or `make help` lists what there is.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# NVIDIA deprecates NVML functions that older drivers still need.
+export CGO_CFLAGS ?= -O2 -g -Wno-deprecated-declarations
+
+CACHE ?= $(or $(GPUPOOL_TOOLS),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/gpupool/tools)
+GOLANGCI_LINT := v2.6.2
+FUZZTIME ?= 10s
+DEMO ?= full
+
+.PHONY: help
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: tools bin ## run the whole story on this machine: make demo, or make demo DEMO=quick
+	@$(AS_ROOT) ./bin/demo --mode=$(DEMO)
+
+.PHONY: build
+build: bin ## build the plugins, the agent and the command into bin/
+
+.PHONY: bin
+bin:
+	@mkdir -p bin
+	@go build -trimpath -o bin/ ./plugins/... ./agent ./cmd/gpupool ./e2e/demo
+
+.PHONY: test
+test: tools ## install what is needed and run all tests, end to end included
+	@go vet ./...
+	@go test -timeout 20m $$(go list ./... | grep -v /e2e)
+	@$(AS_ROOT) go test -count=1 -timeout 30m -v ./e2e/...
+
+.PHONY: e2e
+e2e: tools ## run the end-to-end tests alone
+	@$(AS_ROOT) go test -count=1 -timeout 30m -v ./e2e/...
+
+.PHONY: race
+race: tools ## run all but the end-to-end tests under the race detector
+	@go test -race -timeout 30m $$(go list ./... | grep -v /e2e)
+
+.PHONY: tools
+tools: ## install the packages and build the tools that the tests and the demo run
+	@e2e/tools/packages.sh
+	@e2e/tools/build.sh >/dev/null
+
+.PHONY: lint
+lint: ## vet, format and lint
+	@test -z "$$(gofmt -l .)" || { echo "gofmt would change:"; gofmt -l .; exit 1; }
+	@go vet ./...
+	@test -x $(CACHE)/golangci-lint-$(GOLANGCI_LINT)/golangci-lint || { \
+		echo "building golangci-lint $(GOLANGCI_LINT), some minutes at first" >&2; \
+		GOBIN=$(CACHE)/golangci-lint-$(GOLANGCI_LINT) go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT); }
+	@$(CACHE)/golangci-lint-$(GOLANGCI_LINT)/golangci-lint run ./...
+
+.PHONY: bench
+bench: ## run the benchmarks
+	@go test -run '^$$' -bench . -benchmem ./internal/... ./agent/...
+
+.PHONY: fuzz
+fuzz: ## run each fuzz target for FUZZTIME (10s)
+	@go list -f '{{$$d := .ImportPath}}{{range .TestGoFiles}}{{$$d}} {{$$.Dir}}/{{.}}{{"\n"}}{{end}}{{range .XTestGoFiles}}{{$$d}} {{$$.Dir}}/{{.}}{{"\n"}}{{end}}' ./... | \
+	while read -r pkg file; do \
+		[ -n "$$pkg" ] || continue; \
+		for f in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' "$$file"); do \
+			echo "== $$pkg $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) "$$pkg"; \
+		done; \
+	done
+
+# Namespaces and the BMC simulators' ports need root; anything else does not.
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo -E env "PATH=$$PATH")
