@@ -1,0 +1,264 @@
+package gpu
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/gpupool/gpupool/agent/proc"
+	"github.com/gpupool/gpupool/internal/fleet"
+)
+
+// Config is what a [Sampler] needs.
+type Config struct {
+	Driver Driver
+	// Owner finds the owner of a process by its PID. It may block.
+	Owner func(pid int) proc.Owner
+	// Period is the time from one sample of a GPU to the next, 100 ms to 10 s.
+	Period time.Duration
+	// Log gets changes of the driver's state.
+	Log *slog.Logger
+}
+
+// Sampler watches the GPUs of one host through their driver. Its driver goes
+// round these states, which [fleet.Driver] shows:
+//
+//   - starting, until Init first returns;
+//   - ok: every GPU is sampled. It ends when the driver says that it is not
+//     initialised any more, or when it has no GPU that is not lost;
+//   - no-gpu: Init failed, or is about to be called again after an ok that
+//     ended. Tried again after 5 s, doubling up to a minute.
+type Sampler struct {
+	cfg Config
+
+	mu     sync.Mutex // never held over a call to the driver
+	driver fleet.Driver
+	empty  bool // there is no driver or no GPU that anything could run on
+	slots  []*slot
+	known  map[string]fleet.GPU // GPUs that answered in any epoch, by UUID
+}
+
+// New makes a sampler, which does nothing until [Sampler.Run].
+func New(cfg Config) *Sampler {
+	return &Sampler{
+		cfg:    cfg,
+		driver: fleet.Driver{State: fleet.DriverStarting, Why: "the driver has not answered yet"},
+		known:  map[string]fleet.GPU{},
+	}
+}
+
+var errNoGPU = errors.New("the driver has no GPU")
+
+// Back-off between attempts to initialise the driver.
+const (
+	firstRetry = 5 * time.Second
+	lastRetry  = time.Minute
+)
+
+// Run samples until ctx ends and the driver is shut down, or until the driver
+// can be had in a new process only, which the error says. While a call to the
+// driver hangs, Run does not return.
+func (s *Sampler) Run(ctx context.Context) error {
+	retry := firstRetry
+	for ctx.Err() == nil {
+		err := s.begin()
+		if errors.Is(err, ErrReplaced) {
+			return err
+		}
+		if err == nil {
+			var sampled bool
+			sampled, err = s.epoch(ctx)
+			if sampled {
+				retry = firstRetry
+			}
+			s.cfg.Driver.Shutdown() // whatever it says, Init is next
+		}
+		if ctx.Err() != nil {
+			break
+		}
+		s.none(err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(retry):
+		}
+		retry = min(2*retry, lastRetry)
+	}
+	return nil
+}
+
+// begin initialises the driver and makes a slot for each of its GPUs.
+func (s *Sampler) begin() error {
+	if err := s.cfg.Driver.Init(); err != nil {
+		return err
+	}
+	count, err := s.cfg.Driver.Count()
+	if err == nil && count > fleet.MaxGPUs {
+		err = fmt.Errorf("the driver offers %d GPUs, more than %d", count, fleet.MaxGPUs)
+	}
+	if err != nil {
+		s.cfg.Driver.Shutdown() // the error of Count is the one that counts
+		return err
+	}
+	version, err := s.cfg.Driver.Version()
+	if err != nil {
+		s.cfg.Log.Warn("GPU driver does not tell its version", "error", err)
+	}
+	slots := make([]*slot, count)
+	for i := range slots {
+		slots[i] = newSlot(i, time.Now(), s.cfg)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.driver = fleet.Driver{State: fleet.DriverOK, Version: version, Epoch: s.driver.Epoch + 1}
+	s.slots, s.empty = slots, false
+	s.cfg.Log.Info("GPU driver is initialised", "version", version, "gpus", count, "epoch", s.driver.Epoch)
+	return nil
+}
+
+// epoch samples until ctx ends or the driver is worth initialising anew, which
+// the error says. sampled is whether any GPU gave a good sample.
+func (s *Sampler) epoch(ctx context.Context) (sampled bool, err error) {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	var workers sync.WaitGroup
+	for _, slot := range s.slots {
+		workers.Go(func() { slot.run(ctx, s.cfg.Driver) })
+	}
+	ticker := time.NewTicker(s.cfg.Period)
+	defer ticker.Stop()
+	for ctx.Err() == nil && err == nil {
+		select {
+		case <-ctx.Done():
+		case now := <-ticker.C:
+			var good bool
+			good, err = s.look(now)
+			sampled = sampled || good
+		}
+	}
+	stop()
+	workers.Wait() // no shutdown while a call is in progress
+	return sampled, err
+}
+
+// look remembers the GPUs that answer, and says why the driver should be
+// initialised anew, if it should.
+func (s *Sampler) look(now time.Time) (sampled bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	lost := 0
+	for _, slot := range s.slots {
+		g := slot.view(now)
+		if g.UUID != "" {
+			s.known[g.UUID] = fleet.GPU{Index: g.Index, UUID: g.UUID, Name: g.Name, PCI: g.PCI}
+		}
+		switch {
+		case slot.gone():
+			return sampled, fmt.Errorf("%s: %w", describe(g), ErrGone)
+		case g.State == fleet.StateLost:
+			lost++
+		case g.State == fleet.StateOK:
+			sampled = true
+		}
+	}
+	switch {
+	case len(s.slots) == 0:
+		return sampled, errNoGPU
+	case lost == len(s.slots):
+		return sampled, fmt.Errorf("%w: all %d of them", ErrLost, lost)
+	}
+	return sampled, nil
+}
+
+// none records that there is no driver to ask, and logs it when it is news.
+func (s *Sampler) none(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before := s.driver
+	s.driver = fleet.Driver{State: fleet.DriverNone, Why: err.Error(), Code: codeOf(err), Epoch: before.Epoch}
+	s.empty = errors.Is(err, ErrNotLoaded) || errors.Is(err, ErrLost) || errors.Is(err, errNoGPU)
+	if s.driver != before {
+		s.cfg.Log.Warn("no GPU driver, will try again", "error", err)
+	}
+}
+
+// Snapshot is the host as it is at now: the driver, its GPUs and the work
+// outside Nomad. The other fields are for the caller to fill in.
+func (s *Sampler) Snapshot(now time.Time) fleet.Snapshot {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	snapshot := fleet.Snapshot{Schema: fleet.Schema, At: now, Driver: s.driver, GPUs: s.gpus(now)}
+	snapshot.Outside = outside(snapshot, s.empty)
+	return snapshot
+}
+
+// gpus are the GPUs of this epoch and those that only an earlier one had,
+// which are lost.
+func (s *Sampler) gpus(now time.Time) []fleet.GPU {
+	gpus := make([]fleet.GPU, 0, len(s.slots))
+	present := map[string]bool{}
+	for _, slot := range s.slots {
+		g := slot.view(now)
+		if s.driver.State == fleet.DriverNone {
+			g = lostGPU(g, s.driver.Why)
+		}
+		present[g.UUID] = true
+		gpus = append(gpus, g)
+	}
+	for _, uuid := range slices.Sorted(maps.Keys(s.known)) {
+		g := s.known[uuid]
+		if present[uuid] {
+			continue
+		}
+		// One that is lost already when it is opened does not tell its UUID.
+		nameless := slices.IndexFunc(gpus, func(o fleet.GPU) bool { return o.UUID == "" && o.Index == g.Index })
+		switch {
+		case nameless >= 0:
+			gpus[nameless].UUID, gpus[nameless].Name, gpus[nameless].PCI = g.UUID, g.Name, g.PCI
+		case len(gpus) < fleet.MaxGPUs:
+			gpus = append(gpus, lostGPU(g, "the driver does not list it any more"))
+		}
+	}
+	slices.SortFunc(gpus, func(a, b fleet.GPU) int { return cmp.Or(a.Index-b.Index, cmp.Compare(a.UUID, b.UUID)) })
+	return gpus
+}
+
+// lostGPU is a GPU of which nothing but its identity is known.
+func lostGPU(g fleet.GPU, why string) fleet.GPU {
+	v := fleet.Value{Quality: fleet.QualityLost}
+	return fleet.GPU{
+		Index: g.Index, UUID: g.UUID, Name: g.Name, PCI: g.PCI,
+		State: fleet.StateLost, Why: why,
+		Busy: v, MemoryUsed: v, MemoryReserved: v, MemoryTotal: v, Power: v, Temperature: v,
+		Processes: fleet.Processes{Quality: fleet.QualityLost},
+	}
+}
+
+// outside counts the work that belongs to no allocation. It is not known
+// while the processes of any GPU are not, unless that GPU cannot have any.
+func outside(s fleet.Snapshot, empty bool) fleet.Outside {
+	out := fleet.Outside{Known: true}
+	unknown := func(why string) {
+		if out.Known {
+			out.Known, out.Why = false, why
+		}
+	}
+	if s.Driver.State != fleet.DriverOK && !empty {
+		unknown(s.Driver.Why)
+	}
+	for _, g := range s.GPUs {
+		out.Processes += g.Processes.Outside
+		if g.Processes.Outside > 0 {
+			out.GPUs++
+		}
+		if q := g.Processes.Quality; q != fleet.QualityOK && q != fleet.QualityLost {
+			unknown(fmt.Sprintf("processes of %s: %s", describe(g), q))
+		}
+	}
+	return out
+}

@@ -1,0 +1,351 @@
+//go:build cgo && linux
+
+package nvml
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"unsafe"
+
+	"github.com/NVIDIA/go-nvml/pkg/nvml"
+
+	"github.com/gpupool/gpupool/agent/gpu"
+	"github.com/gpupool/gpupool/agent/gpu/gputest"
+	"github.com/gpupool/gpupool/agent/nvmltest"
+)
+
+// probeEnv makes the test binary a program that loads the library it names,
+// makes every call and prints what came back. One process can load one
+// library only, and a missing symbol ends the process.
+const probeEnv = "GPUPOOL_NVML_PROBE"
+
+func TestMain(m *testing.M) {
+	if path := os.Getenv(probeEnv); path != "" {
+		json.NewEncoder(os.Stdout).Encode(probe(path))
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// probe is the error of every call by its name, empty for success.
+func probe(path string) map[string]string {
+	errs := map[string]string{}
+	note := func(call string, err error) {
+		errs[call] = ""
+		if err != nil {
+			errs[call] = err.Error()
+		}
+	}
+	l := New(path)
+	note("Init", l.Init())
+	if errs["Init"] != "" {
+		return errs
+	}
+	_, err := l.Version()
+	note("Version", err)
+	_, err = l.Count()
+	note("Count", err)
+	d, err := l.Open(0)
+	note("Open", err)
+	if err == nil {
+		id, err := d.Identity()
+		note("Identity", err)
+		if id.Name == "" {
+			errs["Name"] = "absent"
+		}
+		if id.PCI == "" {
+			errs["PCI"] = "absent"
+		}
+		_, err = d.Busy()
+		note("Busy", err)
+		m, err := d.Memory()
+		note("Memory", err)
+		if m.Reserved == nil {
+			errs["Reserved"] = "absent"
+		}
+		_, err = d.Power()
+		note("Power", err)
+		_, err = d.Temperature()
+		note("Temperature", err)
+		_, err = d.Processes()
+		note("Processes", err)
+	}
+	note("Shutdown", l.Shutdown())
+	return errs
+}
+
+// runProbe probes a library in another process, and answers what it says of
+// the calls that failed.
+func runProbe(t *testing.T, library, state string) (failed map[string]string) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), probeEnv+"="+library, nvmltest.FileEnv+"="+state)
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("probe of %s: %v\n%s", library, err, out)
+	}
+	if err := json.Unmarshal(out, &failed); err != nil {
+		t.Fatalf("probe of %s: %v\n%s", library, err, out)
+	}
+	for call, why := range failed {
+		if why == "" {
+			delete(failed, call)
+		}
+	}
+	return failed
+}
+
+func stateFile(t *testing.T, s nvmltest.State) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "state")
+	if err := s.WriteFile(path); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestDriver(t *testing.T) {
+	path := stateFile(t, nvmltest.State{})
+	t.Setenv(nvmltest.FileEnv, path)
+	gputest.TestDriver(t, New(nvmltest.Build(t)), func(s nvmltest.State) {
+		t.Helper()
+		var err error
+		if s == nil {
+			err = os.Remove(path)
+		} else {
+			err = s.WriteFile(path)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestMissingLibrary(t *testing.T) {
+	for _, path := range []string{filepath.Join(t.TempDir(), "libnvidia-ml.so.1"), "libnvidia-ml-of-no-host.so.1"} {
+		err := New(path).Init()
+		var coded interface{ Code() int }
+		if err == nil || !errors.As(err, &coded) || coded.Code() != libraryNotFound {
+			t.Fatalf("Init = %v, want code %d", err, libraryNotFound)
+		}
+		for _, want := range []string{path, "No such file", "-nvml"} {
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("Init = %q, want it to say %q", err, want)
+			}
+		}
+	}
+}
+
+func TestAnotherLibrary(t *testing.T) {
+	failed := runProbe(t, "libc.so.6", "")
+	if !strings.Contains(failed["Init"], "another library") {
+		t.Errorf("Init with libc = %q, want it to say that it is another library", failed["Init"])
+	}
+}
+
+// TestMissingSymbols leaves each function out of the library in turn. The
+// process must live, and only what needs the function may fail.
+func TestMissingSymbols(t *testing.T) {
+	state := stateFile(t, nvmltest.State{"count": "1", "gpu0.procs": "1:1 2:2 3:3"})
+	if failed := runProbe(t, nvmltest.Build(t), state); len(failed) > 0 {
+		t.Fatalf("calls that fail with all symbols: %v", failed)
+	}
+	const process3, process2 = "nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetComputeRunningProcesses_v2"
+	for _, tt := range []struct {
+		without []string
+		fail    []string
+	}{
+		{[]string{"nvmlInit_v2"}, []string{"Init"}},
+		{[]string{"nvmlShutdown"}, []string{"Init"}},
+		{[]string{"nvmlErrorString"}, nil},
+		{[]string{"nvmlSystemGetDriverVersion"}, []string{"Version"}},
+		{[]string{"nvmlDeviceGetCount_v2"}, []string{"Count"}},
+		{[]string{"nvmlDeviceGetHandleByIndex_v2"}, []string{"Open"}},
+		{[]string{"nvmlDeviceGetUUID"}, []string{"Identity", "Name", "PCI"}},
+		{[]string{"nvmlDeviceGetName"}, []string{"Name"}},
+		{[]string{"nvmlDeviceGetPciInfo_v3"}, []string{"PCI"}},
+		{[]string{"nvmlDeviceGetUtilizationRates"}, []string{"Busy"}},
+		{[]string{"nvmlDeviceGetMemoryInfo_v2"}, []string{"Reserved"}},
+		{[]string{"nvmlDeviceGetMemoryInfo"}, nil},
+		{[]string{"nvmlDeviceGetMemoryInfo", "nvmlDeviceGetMemoryInfo_v2"}, []string{"Memory", "Reserved"}},
+		{[]string{"nvmlDeviceGetPowerUsage"}, []string{"Power"}},
+		{[]string{"nvmlDeviceGetTemperature"}, nil},
+		{[]string{"nvmlDeviceGetTemperatureV"}, nil},
+		{[]string{"nvmlDeviceGetTemperature", "nvmlDeviceGetTemperatureV"}, []string{"Temperature"}},
+		{[]string{process3}, nil},
+		{[]string{process3, process2}, nil},
+		{[]string{process3, process2, "nvmlDeviceGetComputeRunningProcesses"}, []string{"Processes"}},
+	} {
+		t.Run(strings.Join(tt.without, "+"), func(t *testing.T) {
+			t.Parallel()
+			var args []string
+			for _, symbol := range tt.without {
+				args = append(args, nvmltest.Without(symbol))
+			}
+			failed := runProbe(t, nvmltest.Build(t, args...), state)
+			var got []string
+			for call := range failed {
+				got = append(got, call)
+			}
+			slices.Sort(got)
+			if !slices.Equal(got, tt.fail) {
+				t.Errorf("calls that fail: %v, want %v", failed, tt.fail)
+			}
+		})
+	}
+	t.Run("first version of Init", func(t *testing.T) {
+		library := nvmltest.Build(t, nvmltest.Rename("nvmlInit_v2", "nvmlInit"))
+		if failed := runProbe(t, library, state); len(failed) > 0 {
+			t.Errorf("calls that fail: %v", failed)
+		}
+	})
+}
+
+// TestEveryCallIsGuarded makes every call with no symbol available, upon a
+// library that panics when it is reached.
+func TestEveryCallIsGuarded(t *testing.T) {
+	for _, tt := range []struct {
+		guard any
+		calls reflect.Type
+	}{
+		{guarded{system: struct{ system }{}}, reflect.TypeFor[system]()},
+		{guardedDevice{device: struct{ device }{}}, reflect.TypeFor[device]()},
+	} {
+		for i := range tt.calls.NumMethod() {
+			name := tt.calls.Method(i).Name
+			t.Run(name, func(t *testing.T) {
+				if len(symbols[name]) == 0 {
+					t.Error("has no entry in symbols")
+				}
+				defer func() {
+					if p := recover(); p != nil {
+						t.Errorf("went on without its symbol: %v", p)
+					}
+				}()
+				method := reflect.ValueOf(tt.guard).MethodByName(name)
+				var args []reflect.Value
+				for j := range method.Type().NumIn() {
+					args = append(args, reflect.Zero(method.Type().In(j)))
+				}
+				results := method.Call(args)
+				if ret := results[len(results)-1].Interface(); ret != nvml.ERROR_FUNCTION_NOT_FOUND {
+					t.Errorf("returned %v, want function not found", ret)
+				}
+			})
+		}
+	}
+}
+
+// TestSymbolsHaveACall keeps the table free of names that nothing looks at.
+func TestSymbolsHaveACall(t *testing.T) {
+	for name := range symbols {
+		_, a := reflect.TypeFor[system]().MethodByName(name)
+		_, b := reflect.TypeFor[device]().MethodByName(name)
+		if !a && !b {
+			t.Errorf("symbols has %s, which is no call", name)
+		}
+	}
+}
+
+// TestReplaced does what a driver's upgrade does under a running agent: the
+// library's file is another one, and the kernel refuses the old one.
+func TestReplaced(t *testing.T) {
+	library := nvmltest.Build(t)
+	l := &Library{path: library}
+	l.file, l.info = mapped(library)
+	if l.replaced() {
+		t.Error("replaced before it was")
+	}
+	if err := os.Rename(nvmltest.Build(t), library); err != nil {
+		t.Fatal(err)
+	}
+	if !l.replaced() {
+		t.Error("not replaced after it was")
+	}
+	if err := os.Remove(library); err != nil {
+		t.Fatal(err)
+	}
+	if l.replaced() {
+		t.Error("replaced by nothing: the upgrade is not over")
+	}
+}
+
+func TestMappedByName(t *testing.T) {
+	file, info := mapped("libc.so.6")
+	if info == nil || filepath.Base(file) != "libc.so.6" {
+		t.Errorf("mapped(libc.so.6) = %q, want the file that this process runs on", file)
+	}
+}
+
+// TestLayout holds the fake library's structures against go-nvml's.
+func TestLayout(t *testing.T) {
+	fields := map[string]map[string]string{
+		"pci_info": {"bus_id_legacy": "BusIdLegacy", "domain": "Domain", "bus": "Bus", "device": "Device",
+			"pci_device_id": "PciDeviceId", "pci_subsystem_id": "PciSubSystemId", "bus_id": "BusId"},
+		"utilization": {"gpu": "Gpu", "memory": "Memory"},
+		"memory":      {"total": "Total", "free": "Free", "used": "Used"},
+		"memory_v2":   {"version": "Version", "total": "Total", "reserved": "Reserved", "free": "Free", "used": "Used"},
+		"process_v1":  {"pid": "Pid", "used": "UsedGpuMemory"},
+		"process": {"pid": "Pid", "used": "UsedGpuMemory", "gpu_instance": "GpuInstanceId",
+			"compute_instance": "ComputeInstanceId"},
+		"temperature": {"version": "Version", "sensor": "SensorType", "temperature": "Temperature"},
+	}
+	want := map[string]uintptr{}
+	for name, goType := range map[string]reflect.Type{
+		"pci_info":    reflect.TypeFor[nvml.PciInfo](),
+		"utilization": reflect.TypeFor[nvml.Utilization](),
+		"memory":      reflect.TypeFor[nvml.Memory](),
+		"memory_v2":   reflect.TypeFor[nvml.Memory_v2](),
+		"process_v1":  reflect.TypeFor[nvml.ProcessInfo_v1](),
+		"process":     reflect.TypeFor[nvml.ProcessInfo](),
+		"temperature": reflect.TypeFor[nvml.Temperature](),
+	} {
+		want[name] = goType.Size()
+		if goType.NumField() != len(fields[name]) {
+			t.Errorf("%s has %d fields, want %d", name, len(fields[name]), goType.NumField())
+		}
+		for c, g := range fields[name] {
+			field, ok := goType.FieldByName(g)
+			if !ok {
+				t.Fatalf("%v has no field %s", goType, g)
+			}
+			want[name+"."+c] = field.Offset
+		}
+	}
+	got := map[string]uintptr{}
+	for line := range strings.Lines(nvmltest.Layout(t)) {
+		var name string
+		var n uintptr
+		if _, err := fmt.Sscan(line, &name, &n); err != nil {
+			t.Fatalf("layout line %q: %v", line, err)
+		}
+		got[name] = n
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("layout of the fake library\n%v\nwant go-nvml's\n%v", got, want)
+	}
+	if unsafe.Sizeof(nvml.ProcessInfo_v2{}) != want["process"] {
+		t.Error("the second version of a process differs from the third")
+	}
+}
+
+func TestErrorOf(t *testing.T) {
+	if ErrorOf("nvmlInit", 0) != nil {
+		t.Error("success is an error")
+	}
+	err := ErrorOf("nvmlDeviceGetPowerUsage", gpuIsLost)
+	if !errors.Is(err, gpu.ErrLost) || err.Error() != "nvmlDeviceGetPowerUsage: the GPU fell off the bus or is otherwise inaccessible (NVML 15)" {
+		t.Errorf("lost: %v", err)
+	}
+	if err := ErrorOf("nvmlInit", 12345); !strings.Contains(err.Error(), "12345") {
+		t.Errorf("a code of the future: %v, want the number", err)
+	}
+}
