@@ -1,0 +1,313 @@
+package ipmi
+
+import (
+	"crypto/hmac"
+	"encoding/binary"
+	"errors"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/bougou/go-ipmi/pkg/crypto"
+	"github.com/bougou/go-ipmi/pkg/types"
+)
+
+// Sizes and offsets of RMCP and RMCP+ packets: IPMI 2.0 sections 13.1.3, 13.6,
+// 13.18, 13.21 and 13.23. A session header starts after the RMCP header.
+const (
+	rmcpSize       = 4
+	header20Size   = 12 // session header of RMCP+, non-OEM payloads
+	header20Auth   = 0  // authentication type, 06h for RMCP+
+	header20Type   = 1  // payload type and its two flags
+	header20ID     = 2  // session ID, least significant byte first
+	header20Length = 10 // payload length, likewise
+
+	flagEncrypted     = 0x80
+	flagAuthenticated = 0x40
+	flagMask          = flagEncrypted | flagAuthenticated
+
+	rmcpVersion   = 0x06
+	rmcpClassIPMI = 0x07
+	rmcpPlus      = 0x06
+)
+
+var (
+	// errAborted is what a read returns after [guard.abort].
+	errAborted = errors.New("call ended")
+	// errWeaker is what a read returns when the BMC picked other algorithms.
+	errWeaker = errors.New("BMC picked another cipher suite")
+)
+
+// guard is the socket of one session. It stands between go-ipmi and the
+// network because go-ipmi v0.9.1 takes on trust what it receives: it does not
+// check the authentication code, the session or the encryption of a reply, it
+// accepts whatever algorithms the other side picks, and a garbled ciphertext
+// makes it panic in a goroutine of its own, which ends the process. The guard
+// lets only such packets pass that the BMC we logged in to has signed.
+//
+// It also remembers what was sent and what came back, so that errors need not
+// be classified by the text of go-ipmi's messages.
+type guard struct {
+	net.Conn
+	suite      types.CipherSuiteID
+	auth       types.AuthAlg
+	integrity  types.IntegrityAlg
+	encryption types.CryptAlg
+	username   string
+	password   string
+
+	mu      sync.Mutex
+	aborted bool
+	sent    int  // datagrams handed to the network
+	refused bool // the network said that nothing listens there
+	dropped int  // replies that did not pass
+
+	awaiting types.PayloadType // payload of the last request
+	plain    bool              // the last request was in IPMI 1.5 format, before the session
+	answered bool              // it was answered by a packet that passed
+	weaker   bool              // the BMC picked other algorithms than were asked for
+	status   types.RmcpStatusCode
+
+	consoleID   [4]byte // our session ID
+	consoleRand [16]byte
+	role        byte
+	k1, k2      []byte // set when RAKP 2 came
+}
+
+func newGuard(conn net.Conn, s settings) *guard {
+	g := &guard{Conn: conn, suite: s.suite, username: s.username, password: s.password.Reveal()}
+	g.auth, g.integrity, g.encryption, _ = types.GetCipherSuiteAlgorithms(s.suite)
+	return g
+}
+
+// Write sends one datagram and notes what it asks for.
+func (g *guard) Write(p []byte) (int, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.note(p)
+	n, err := g.Conn.Write(p)
+	switch {
+	case err == nil:
+		g.sent++
+	case errors.Is(err, syscall.ECONNREFUSED):
+		g.refused = true
+	}
+	return n, err
+}
+
+// Read returns the next datagram that passes. Others are dropped, as if the
+// network had lost them.
+func (g *guard) Read(p []byte) (int, error) {
+	for {
+		n, err := g.Conn.Read(p)
+		g.mu.Lock()
+		if g.aborted {
+			g.mu.Unlock()
+			return 0, errAborted
+		}
+		if err != nil {
+			g.refused = g.refused || errors.Is(err, syscall.ECONNREFUSED)
+			g.mu.Unlock()
+			return n, err
+		}
+		ok := g.admit(p[:n])
+		weaker := g.weaker
+		if ok {
+			g.answered = true
+		} else {
+			g.dropped++
+		}
+		g.mu.Unlock()
+		switch {
+		case ok:
+			return n, nil
+		case weaker:
+			return 0, errWeaker
+		}
+	}
+}
+
+// SetReadDeadline is the socket's, except that it cannot undo an abort.
+func (g *guard) SetReadDeadline(t time.Time) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.aborted {
+		return errAborted
+	}
+	return g.Conn.SetReadDeadline(t)
+}
+
+// abort makes the pending read and all later ones return at once. go-ipmi
+// itself holds its socket until the read deadline when a context is cancelled.
+// Writing stays possible, so that a last Close Session can be sent.
+func (g *guard) abort() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.aborted = true
+	_ = g.Conn.SetReadDeadline(time.Unix(1, 0))
+}
+
+// seen is what a guard knows when a call has failed.
+type seen struct {
+	sent     int
+	answered bool
+	refused  bool
+	weaker   bool
+	status   types.RmcpStatusCode
+}
+
+func (g *guard) seen() seen {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return seen{g.sent, g.answered, g.refused, g.weaker, g.status}
+}
+
+// note remembers of a request what its reply is checked against.
+func (g *guard) note(p []byte) {
+	g.answered = false
+	head, payload, ok := parse20(p)
+	if g.plain = !ok; g.plain {
+		return
+	}
+	g.awaiting = head.payload
+	switch head.payload {
+	case types.PayloadTypeRmcpOpenSessionRequest:
+		if len(payload) >= 8 {
+			copy(g.consoleID[:], payload[4:8])
+		}
+	case types.PayloadTypeRAKPMessage1:
+		if len(payload) >= 28 {
+			copy(g.consoleRand[:], payload[8:24])
+			g.role = payload[24]
+		}
+	}
+}
+
+// admit says whether a reply may reach go-ipmi.
+func (g *guard) admit(p []byte) bool {
+	if len(p) <= rmcpSize || p[0] != rmcpVersion || p[3] != rmcpClassIPMI {
+		return false
+	}
+	head, payload, is20 := parse20(p)
+	if !is20 {
+		// Only Get Channel Authentication Capabilities is asked in this format.
+		return g.plain && p[rmcpSize] != rmcpPlus
+	}
+	if g.plain {
+		return false
+	}
+	switch g.awaiting {
+	case types.PayloadTypeRmcpOpenSessionRequest:
+		return head.payload == types.PayloadTypeRmcpOpenSessionResponse && g.admitSetup(payload) && g.admitSuite(payload)
+	case types.PayloadTypeRAKPMessage1:
+		return head.payload == types.PayloadTypeRAKPMessage2 && g.admitSetup(payload) && g.admitRAKP2(payload)
+	case types.PayloadTypeRAKPMessage3:
+		return head.payload == types.PayloadTypeRAKPMessage4 && g.admitSetup(payload)
+	case types.PayloadTypeIPMI:
+		return head.payload == types.PayloadTypeIPMI && g.admitSigned(head, payload, p[rmcpSize:])
+	}
+	return false
+}
+
+// admitSetup passes a reply of the session setup that is meant for our
+// session, and notes its status. The three have status and our session ID in
+// the same place; on an error some BMCs leave the ID zero.
+func (g *guard) admitSetup(payload []byte) bool {
+	if len(payload) < 8 {
+		return false
+	}
+	status := types.RmcpStatusCode(payload[1])
+	id := [4]byte(payload[4:8])
+	if id != g.consoleID && (status == types.RmcpStatusCodeNoErrors || id != [4]byte{}) {
+		return false
+	}
+	g.status = status
+	return true
+}
+
+// admitSuite passes an Open Session response that agrees to the suite that was
+// asked for. A BMC, or whoever answers for it, that picks another one could
+// turn authentication off.
+func (g *guard) admitSuite(payload []byte) bool {
+	if g.status != types.RmcpStatusCodeNoErrors {
+		return true
+	}
+	if len(payload) < 36 {
+		return false
+	}
+	g.weaker = types.AuthAlg(payload[16]&0x3f) != g.auth ||
+		types.IntegrityAlg(payload[24]&0x3f) != g.integrity ||
+		types.CryptAlg(payload[32]&0x3f) != g.encryption
+	return !g.weaker
+}
+
+// admitRAKP2 derives the keys that the BMC signs and encrypts with. Whether
+// the BMC knows the password is go-ipmi's to check.
+func (g *guard) admitRAKP2(payload []byte) bool {
+	if g.status != types.RmcpStatusCodeNoErrors {
+		return true
+	}
+	if len(payload) < 40 {
+		return false
+	}
+	kuid := crypto.PadPassword20([]byte(g.password))
+	_, k1, k2, err := crypto.DeriveSessionKeys(g.auth, g.consoleRand[:], payload[8:24], g.role, g.username, kuid)
+	g.k1, g.k2 = k1, k2
+	return err == nil
+}
+
+// admitSigned passes a reply of our session that is encrypted and signed with
+// its keys: IPMI 2.0 section 13.28.4. signed starts at the session header.
+func (g *guard) admitSigned(head header20, payload, signed []byte) bool {
+	size, known := crypto.IntegrityAuthCodeLen(g.integrity)
+	if g.k1 == nil || !known || head.flags != flagMask || head.id != g.consoleID {
+		return false
+	}
+	covered := header20Size + len(payload)
+	covered += types.IntegrityPadLen(header20Size, len(payload)) + 2 // pad length, next header
+	if len(signed) < covered+size {
+		return false
+	}
+	want, err := crypto.SessionIntegrityAuthCode(g.integrity, signed[:covered], g.k1, g.password)
+	if err != nil || !hmac.Equal(want, signed[covered:covered+size]) {
+		return false
+	}
+	return g.decrypts(payload)
+}
+
+// decrypts says whether go-ipmi will survive decrypting payload: an IV, whole
+// blocks, and a pad that is not longer than what it pads.
+func (g *guard) decrypts(payload []byte) bool {
+	const block = 16
+	if len(payload) < 2*block || len(payload)%block != 0 {
+		return false
+	}
+	_, err := crypto.DecryptAESPayload(payload, g.k2)
+	return err == nil
+}
+
+// header20 is the session header of an RMCP+ packet.
+type header20 struct {
+	payload types.PayloadType
+	flags   byte
+	id      [4]byte
+}
+
+// parse20 splits an RMCP+ packet. It is false for any other packet.
+func parse20(p []byte) (header20, []byte, bool) {
+	if len(p) < rmcpSize+header20Size || p[rmcpSize+header20Auth] != rmcpPlus {
+		return header20{}, nil, false
+	}
+	h := p[rmcpSize:]
+	size := int(binary.LittleEndian.Uint16(h[header20Length:]))
+	if len(h) < header20Size+size {
+		return header20{}, nil, false
+	}
+	head := header20{
+		payload: types.PayloadType(h[header20Type] &^ flagMask),
+		flags:   h[header20Type] & flagMask,
+		id:      [4]byte(h[header20ID : header20ID+4]),
+	}
+	return head, h[header20Size : header20Size+size], true
+}

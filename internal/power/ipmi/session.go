@@ -1,0 +1,266 @@
+package ipmi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/bougou/go-ipmi/pkg/client"
+	"github.com/bougou/go-ipmi/pkg/command/chassis"
+	"github.com/bougou/go-ipmi/pkg/types"
+
+	"github.com/gpupool/gpupool/internal/pool"
+	"github.com/gpupool/gpupool/internal/power"
+)
+
+// How long [session.close] waits for the BMC's answer: the session of a BMC
+// that does not answer ends by its own inactivity timeout, 60 s by default
+// (IPMI 2.0 section 6.12.15).
+const (
+	closeWait     = 500 * time.Millisecond // a BMC that answered all that we asked
+	closeWaitMute = 5 * time.Millisecond   // one that did not: sent, not awaited
+)
+
+// errNoAnswer means that a request or its reply was lost, or that the BMC is
+// slow, dead or hung. A read may be tried again with a new session.
+var errNoAnswer = errors.New("no answer")
+
+// session is one RMCP+ session with one BMC: logged in once, used by one call,
+// closed at its end.
+type session struct {
+	client *client.Client
+	guard  *guard
+	unhook func() bool // stops the abort at the context's end
+	mute   bool        // the last request got no answer
+	active bool        // logged in
+	once   sync.Once
+}
+
+// login opens a session. Each of its six exchanges waits at most wait for its
+// reply, and nothing is sent twice: a repeated RAKP 3 ends the handshake on
+// some BMCs, and a repeated login counts as another failed one.
+func login(ctx context.Context, s settings, wait time.Duration) (*session, error) {
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(ctx, "udp", s.address)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", power.ErrUnreachable, err)
+	}
+	g := newGuard(conn, s)
+	c, err := client.NewClient("", 0, s.username, s.password.Reveal())
+	if err != nil {
+		_ = conn.Close()
+		return nil, fmt.Errorf("%w: %w", power.ErrUnreachable, err)
+	}
+	c.WithUDPProxy(dialed{g}).WithRetry(0).WithTimeout(wait).
+		WithCipherSuiteID(s.suite).WithMaxPrivilegeLevel(s.privilege)
+
+	ses := &session{client: c, guard: g, unhook: context.AfterFunc(ctx, g.abort)}
+	if err := guarded(func() error { return c.Connect(ctx) }); err != nil {
+		err = ses.loginError(err)
+		ses.close(ctx)
+		return nil, err
+	}
+	ses.active = true
+	return ses, nil
+}
+
+// state reads the chassis power.
+func (s *session) state(ctx context.Context) (pool.Power, error) {
+	var status *chassis.GetChassisStatusResponse
+	err := guarded(func() (err error) {
+		status, err = s.client.GetChassisStatus(ctx)
+		return err
+	})
+	if err != nil {
+		return pool.PowerUnknown, s.readError(err)
+	}
+	if status.PowerIsOn {
+		return pool.PowerOn, nil
+	}
+	return pool.PowerOff, nil
+}
+
+// control sends one chassis control command, once, and waits for its answer
+// until the context ends.
+func (s *session) control(ctx context.Context, what chassis.ChassisControl) error {
+	if deadline, ok := ctx.Deadline(); ok {
+		s.client.WithTimeout(time.Until(deadline))
+	}
+	before := s.guard.seen().sent
+	err := guarded(func() error {
+		_, err := s.client.ChassisControl(ctx, what)
+		return err
+	})
+	if err == nil {
+		return nil
+	}
+	after := s.guard.seen()
+	s.mute = !after.answered
+	if cc, ok := completionCode(err); ok {
+		return changeError(cc)
+	}
+	switch {
+	case after.sent == before:
+		return fmt.Errorf("%w: the command was not sent: %w", power.ErrUnreachable, ended(ctx, err))
+	case after.refused:
+		return fmt.Errorf("%w: nothing listens there any more", power.ErrUnreachable)
+	}
+	return fmt.Errorf("%w: the command was sent once and not answered: %w", power.ErrAmbiguous, ended(ctx, err))
+}
+
+// close ends the session. It may be called more than once, whatever state the
+// session is in, and takes little more than closeWait.
+func (s *session) close(ctx context.Context) {
+	s.once.Do(func() {
+		wait := closeWait
+		if s.mute || ctx.Err() != nil {
+			wait = closeWaitMute
+		}
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), wait)
+		defer cancel()
+		if !s.active {
+			cancel() // no session to close: without this, go-ipmi would ask and wait
+		}
+		_ = guarded(func() error { return s.client.Close(ctx) })
+		s.unhook()
+		_ = s.guard.Conn.Close()
+	})
+}
+
+// loginError classifies what Connect returned. go-ipmi flattens the errors of
+// the handshake into text, so the guard's own notes decide.
+func (s *session) loginError(err error) error {
+	saw := s.guard.seen()
+	s.mute = !saw.answered
+	if cc, ok := completionCode(err); ok {
+		return privilegeError(cc)
+	}
+	switch {
+	case saw.weaker:
+		return fmt.Errorf("%w: it picked other algorithms than cipher suite %d asks for; set cipher_suite to one that the BMC has, or enable %[2]d there", power.ErrRefused, s.guard.suite)
+	case saw.refused:
+		return fmt.Errorf("%w: nothing listens on that UDP port; the BMC may be starting, or have IPMI over LAN disabled", power.ErrUnreachable)
+	case saw.status != types.RmcpStatusCodeNoErrors:
+		return setupError(saw.status, s.guard.suite)
+	case strings.Contains(err.Error(), client.ErrRAKPAuthentication.Error()):
+		return fmt.Errorf("%w: wrong password", power.ErrAuth)
+	case !saw.answered:
+		return fmt.Errorf("%w: %w", power.ErrUnreachable, errNoAnswer)
+	}
+	return fmt.Errorf("%w: login failed: %w", power.ErrUnreachable, brief(err))
+}
+
+// readError classifies what a read returned.
+func (s *session) readError(err error) error {
+	saw := s.guard.seen()
+	s.mute = !saw.answered
+	if cc, ok := completionCode(err); ok {
+		return fmt.Errorf("%w: %s", power.ErrRefused, describe(cc))
+	}
+	switch {
+	case saw.refused:
+		return fmt.Errorf("%w: nothing listens there any more", power.ErrUnreachable)
+	case !saw.answered:
+		return fmt.Errorf("%w: %w", power.ErrUnreachable, errNoAnswer)
+	}
+	return fmt.Errorf("%w: %w", power.ErrUnreachable, brief(err))
+}
+
+// setupError classifies a status of Open Session or RAKP: IPMI 2.0 table 13-15.
+func setupError(status types.RmcpStatusCode, suite types.CipherSuiteID) error {
+	switch status {
+	case types.RmcpStatusCodeUnauthorizedName, types.RmcpStatusCodeInvalidNameLength,
+		types.RmcpStatusCodeUnauthorizedGUID, types.RmcpStatusCodeInvalidIntegrityCheckValue:
+		return fmt.Errorf("%w: %s (RMCP+ status %#02x)", power.ErrAuth, status, uint8(status))
+	case types.RmcpStatusCodeInvalidRole, types.RmcpStatusCodeUnauthorizedRoleOfPriLevel:
+		return fmt.Errorf("%w: the account may not log in with this privilege; raise it in the BMC (OPERATOR is enough) or set privilege (RMCP+ status %#02x)", power.ErrRefused, uint8(status))
+	case types.RmcpStatusCodeNoResToCreateSess, types.RmcpStatusCodeNoResToCreateSessAtRole:
+		return fmt.Errorf("%w: all of its sessions are in use; close other tools, or wait for them to time out (RMCP+ status %#02x)", power.ErrUnreachable, uint8(status))
+	case types.RmcpStatusCodeInvalidAuthAlg, types.RmcpStatusCodeInvalidIntegrityAlg,
+		types.RmcpStatusCodeInvalidConfidentAlg, types.RmcpStatusCodeNoMatchingAuthPayload,
+		types.RmcpStatusCodeNoMatchingIntegrityPayload, types.RmcpStatusCodeNoCipherSuiteMatch:
+		return fmt.Errorf("%w: it does not offer cipher suite %d; enable it there, or set cipher_suite (RMCP+ status %#02x)", power.ErrRefused, suite, uint8(status))
+	}
+	return fmt.Errorf("%w: login failed: %s (RMCP+ status %#02x)", power.ErrUnreachable, status, uint8(status))
+}
+
+// privilegeError classifies a completion code of the commands around the
+// handshake, which is Set Session Privilege Level's in all known cases.
+func privilegeError(cc types.CompletionCode) error {
+	switch cc {
+	case 0x80, 0x81: // IPMI 2.0 section 22.18: level not available, or above a limit
+		return fmt.Errorf("%w: the account may not use this privilege; raise it in the BMC (OPERATOR is enough) or set privilege (completion code %#02x)", power.ErrRefused, uint8(cc))
+	}
+	return fmt.Errorf("%w: login failed: %s", power.ErrUnreachable, describe(cc))
+}
+
+// changeError classifies a completion code of Chassis Control: IPMI 2.0
+// table 5-2.
+func changeError(cc types.CompletionCode) error {
+	switch cc {
+	case 0xc1, 0xc2, // no such command
+		0xc9, 0xcc, // no such action: how BMCs answer a soft-off that they do not have
+		0xd6: // sub-function disabled or unavailable
+		return fmt.Errorf("%w: %s", power.ErrUnsupported, describe(cc))
+	case 0xc3, 0xce, 0xcf: // timed out in the BMC, no response available, duplicate
+		return fmt.Errorf("%w: %s", power.ErrAmbiguous, describe(cc))
+	case 0xd4:
+		return fmt.Errorf("%w: the account's privilege is not enough; it needs OPERATOR (%s)", power.ErrRefused, describe(cc))
+	}
+	return fmt.Errorf("%w: %s", power.ErrRefused, describe(cc))
+}
+
+// completionCode finds the BMC's own answer in an error.
+func completionCode(err error) (types.CompletionCode, bool) {
+	answer, ok := types.IsResponseError(err)
+	if !ok || answer.CompletionCode() == types.CodeOK { // OK: the body could not be read
+		return 0, false
+	}
+	return answer.CompletionCode(), true
+}
+
+func describe(cc types.CompletionCode) string {
+	return fmt.Sprintf("%s (completion code %#02x)", cc, uint8(cc))
+}
+
+// ended prefers the context's reason to go-ipmi's text for a call that it cut
+// short.
+func ended(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return brief(err)
+}
+
+// brief cuts an error's text to a line of a log. go-ipmi wraps deeply and over
+// several lines.
+func brief(err error) error {
+	const most = 200
+	text := strings.Join(strings.Fields(err.Error()), " ")
+	if len(text) > most {
+		text = text[:most] + "…"
+	}
+	return errors.New(text)
+}
+
+// guarded turns a panic of go-ipmi in this goroutine into an error. Those in
+// goroutines of its own are for the [guard] to prevent.
+func guarded(f func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("go-ipmi panicked: %v", p)
+		}
+	}()
+	return f()
+}
+
+// dialed hands go-ipmi a socket that is open already. It is how one can bring
+// one's own: go-ipmi v0.9.1 itself dials IPv6 literals wrongly and resolves
+// names without a deadline.
+type dialed struct{ conn net.Conn }
+
+func (d dialed) Dial(string, string) (net.Conn, error) { return d.conn, nil }

@@ -1,0 +1,178 @@
+// Package powertest is the suite that every power driver passes. It holds a
+// driver to the contract of [power.Driver] against a controller that the
+// driver's own tests bring: one that can be looked at, and broken, behind the
+// driver's back.
+package powertest
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gpupool/gpupool/internal/pool"
+	"github.com/gpupool/gpupool/internal/power"
+)
+
+// Rig is a kind of controller to hold a driver to the contract with.
+type Rig struct {
+	// Start returns a fresh controller that answers and whose chassis is off.
+	// It ends what it started at the end of the test.
+	Start func(t *testing.T) Controller
+	// Secret is the right credential and WrongSecret the wrong one. Neither
+	// may show in an error.
+	Secret, WrongSecret string
+	// Frames are parts of function names, such as "internal/power/ipmi.", that
+	// are in the stack of each goroutine that the driver started.
+	Frames []string
+	// Lacks names the cases of the suite that this kind of controller cannot
+	// have, each with the reason. For every other case the controller brings
+	// the hooks that it needs, or the suite fails.
+	Lacks map[string]string
+}
+
+// Controller is one power controller under test, seen from behind. The hooks
+// that break it hold until the end of the case.
+type Controller struct {
+	// Open returns a new driver with the right credential.
+	Open func() (power.Driver, error)
+	// Power is the true chassis power, read without the driver.
+	Power func() pool.Power
+	// SetPower changes it, as the button on the host would.
+	SetPower func(pool.Power)
+	// Executions is the number of changes carried out so far.
+	Executions func() int
+
+	// OpenWrong returns a new driver with the wrong credential.
+	OpenWrong func() (power.Driver, error)
+	// Logins is the number of logins begun so far.
+	Logins func() int
+	// Hang makes the controller accept requests and answer none.
+	Hang func()
+	// LoseAnswers makes the controller carry out changes whose answers are
+	// lost. Reads are answered.
+	LoseAnswers func()
+	// Late makes the controller carry out changes, and answer them, only after
+	// so long. Reads before a change are answered.
+	Late func(time.Duration)
+	// BlackHole makes everything sent to the controller vanish.
+	BlackHole func()
+	// HalfOpen makes the controller answer the beginning of each conversation
+	// and then no more.
+	HalfOpen func()
+	// Stop ends the controller: nothing is there any more.
+	Stop func()
+	// NoSoftOff makes the controller one that has no soft-off.
+	NoSoftOff func()
+	// Refuse makes the controller refuse every change.
+	Refuse func()
+	// Argv returns the arguments of every process that the driver started.
+	Argv func() []string
+}
+
+// hooks are the hooks by name, with whether the controller brings them.
+func (c Controller) hooks() map[string]bool {
+	return map[string]bool{
+		"Argv":        c.Argv != nil,
+		"BlackHole":   c.BlackHole != nil,
+		"HalfOpen":    c.HalfOpen != nil,
+		"Hang":        c.Hang != nil,
+		"Late":        c.Late != nil,
+		"Logins":      c.Logins != nil,
+		"LoseAnswers": c.LoseAnswers != nil,
+		"NoSoftOff":   c.NoSoftOff != nil,
+		"OpenWrong":   c.OpenWrong != nil,
+		"Refuse":      c.Refuse != nil,
+		"Stop":        c.Stop != nil,
+	}
+}
+
+// Run holds a driver to the contract. Each case is a subtest with a controller
+// of its own, so that the names of the subtests are the matrix of driver and
+// case; cases that the rig lacks are listed in the log of t.
+func Run(t *testing.T, rig Rig) {
+	lacks := maps.Clone(rig.Lacks)
+	for _, c := range cases {
+		if why, ok := lacks[c.name]; ok {
+			delete(lacks, c.name)
+			t.Logf("%q does not apply: %s", c.name, why)
+			continue
+		}
+		t.Run(c.name, func(t *testing.T) { runCase(t, rig, c) })
+	}
+	if len(lacks) > 0 {
+		t.Errorf("the rig lacks cases that the suite does not have: %s", strings.Join(slices.Sorted(maps.Keys(lacks)), ", "))
+	}
+}
+
+func runCase(t *testing.T, rig Rig, c contract) {
+	controller := rig.Start(t)
+	have := controller.hooks()
+	for _, hook := range c.needs {
+		if !have[hook] {
+			t.Fatalf("the controller brings no %s, and its rig does not say in Lacks why %q cannot be had", hook, c.name)
+		}
+	}
+	c.run(newBench(t, rig, controller))
+}
+
+// contract is one sentence of the contract.
+type contract struct {
+	name  string
+	run   func(*bench)
+	needs []string // hooks
+}
+
+var cases = []contract{
+	{name: "state tells the truth", run: stateTellsTheTruth},
+	{name: "on", run: on},
+	{name: "on when on", run: onWhenOn},
+	{name: "soft off", run: softOff},
+	{name: "soft off when off", run: softOffWhenOff},
+	{name: "hard off", run: hardOff},
+	{name: "hard off when off", run: hardOffWhenOff},
+	{name: "calls at once", run: callsAtOnce},
+	{name: "deadline passed before", run: deadlinePassedBefore},
+	{name: "cancelled", run: cancelled, needs: []string{"Hang"}},
+	{name: "hung", run: hung, needs: []string{"Hang"}},
+	{name: "black hole", run: blackHole, needs: []string{"BlackHole"}},
+	{name: "half-open", run: halfOpen, needs: []string{"HalfOpen"}},
+	{name: "nothing there", run: nothingThere, needs: []string{"Stop"}},
+	{name: "answer lost", run: answerLost, needs: []string{"LoseAnswers"}},
+	{name: "answer late", run: answerLate, needs: []string{"Late"}},
+	{name: "wrong password", run: wrongPassword, needs: []string{"OpenWrong", "Logins"}},
+	{name: "no soft off", run: noSoftOff, needs: []string{"NoSoftOff"}},
+	{name: "refused", run: refused, needs: []string{"Refuse"}},
+	{name: "closed", run: closed},
+	{name: "closed after a failed call", run: closedAfterFailure, needs: []string{"Hang"}},
+	{name: "no goroutine left", run: noGoroutineLeft, needs: []string{"Hang"}},
+	{name: "no secret in argv", run: noSecretInArgv, needs: []string{"Argv"}},
+}
+
+// Names are the names of the cases, for a Rig's Lacks.
+func Names() []string {
+	names := make([]string, len(cases))
+	for i, c := range cases {
+		names[i] = c.name
+	}
+	return names
+}
+
+// check is what must be true of every error.
+func (b *bench) check(what string, err error) {
+	b.t.Helper()
+	if err == nil {
+		return
+	}
+	text := fmt.Sprintf("%v %+v %#v", err, err, err)
+	for _, secret := range []string{b.rig.Secret, b.rig.WrongSecret} {
+		if secret != "" && strings.Contains(text, secret) {
+			b.t.Errorf("%s: the error spills the credential: %s", what, strings.ReplaceAll(text, secret, "*****"))
+		}
+	}
+	if strings.Contains(err.Error(), "\n") {
+		b.t.Errorf("%s: the error is longer than a line: %q", what, err)
+	}
+}

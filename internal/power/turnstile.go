@@ -1,0 +1,132 @@
+package power
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// errClosed is why calls fail after [Turnstile.Close].
+var errClosed = errors.New("driver is closed")
+
+// Turnstile stands in front of one controller and keeps what controllers want
+// of every driver: one call at a time, a rest between two calls, a bound on
+// each, and no further login once one was refused. BMCs lock an account after
+// a few failed logins, and poller, actuator and operator's command would reach
+// that number together within a minute.
+//
+// A refused login, which is an act that answers [ErrAuth], locks the turnstile
+// for AuthBackoff. After that one call is let through, and if that is refused
+// too it locks again. A new credential comes with a new driver, and so with a
+// new turnstile.
+//
+// Make one with [NewTurnstile].
+type Turnstile struct {
+	limits Limits
+
+	life context.Context // ends with Close, and every call with it
+	end  context.CancelCauseFunc
+
+	turn chan struct{} // holds a token while no call is under way
+
+	// The rest is for the holder of the token.
+	nextAt      time.Time // when the next call may begin
+	refusedAt   time.Time // when a login was refused; meaningful with refused
+	lockedUntil time.Time
+	refused     error // what it was refused with, nil if none was
+}
+
+// Limits are the times of a [Turnstile]. A zero means no rest, no bound, no
+// lock.
+type Limits struct {
+	Timeout     time.Duration // the longest that one call may take once it is its turn
+	MinInterval time.Duration // the least time from one call's end to the next one's begin
+	AuthBackoff time.Duration // how long no call is let through after a refused login
+}
+
+// NewTurnstile returns an open turnstile.
+func NewTurnstile(limits Limits) *Turnstile {
+	t := &Turnstile{limits: limits, turn: make(chan struct{}, 1)}
+	t.life, t.end = context.WithCancelCause(context.Background())
+	t.turn <- struct{}{}
+	return t
+}
+
+// Pass waits for the controller's turn and runs act in it, with a context that
+// ends at the deadline of ctx, at the limit of one call or when the turnstile
+// is closed. It returns what act did, or [ErrUnreachable] or [ErrAuth] when act
+// was not run, so that nothing was sent.
+func (t *Turnstile) Pass(ctx context.Context, act func(context.Context) error) error {
+	if t.life.Err() != nil {
+		return fmt.Errorf("%w: nothing was sent: %w", ErrUnreachable, errClosed)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(t.life, func() { cancel(errClosed) })()
+
+	if err := t.enter(ctx); err != nil {
+		return err
+	}
+	defer t.leave()
+	if t.limits.Timeout > 0 {
+		var stop context.CancelFunc
+		ctx, stop = context.WithTimeout(ctx, t.limits.Timeout)
+		defer stop()
+	}
+	err := act(ctx)
+	if errors.Is(err, ErrAuth) {
+		t.refusedAt, t.refused = time.Now(), err
+		t.lockedUntil = t.refusedAt.Add(t.limits.AuthBackoff)
+	}
+	return err
+}
+
+// Close ends the call that is under way, if any, and refuses all later ones.
+func (t *Turnstile) Close() { t.end(errClosed) }
+
+// enter takes the token, unless it fails.
+func (t *Turnstile) enter(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return notSent(ctx, "its deadline had passed before it began")
+	}
+	select {
+	case <-t.turn:
+	case <-ctx.Done():
+		return notSent(ctx, "another call was under way")
+	}
+	if err := t.rest(ctx); err != nil {
+		t.turn <- struct{}{}
+		return err
+	}
+	return nil
+}
+
+// rest waits until the controller had its rest, if it is not locked.
+func (t *Turnstile) rest(ctx context.Context) error {
+	now := time.Now()
+	if now.Before(t.lockedUntil) {
+		return fmt.Errorf("%w: not tried again before %s, because controllers lock accounts out; correct the credential and reload (login refused at %s: %w)",
+			ErrAuth, clock(t.lockedUntil), clock(t.refusedAt), t.refused)
+	}
+	timer := time.NewTimer(t.nextAt.Sub(now))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return notSent(ctx, "the least interval between two calls was not over")
+	}
+}
+
+// leave gives the token back.
+func (t *Turnstile) leave() {
+	t.nextAt = time.Now().Add(t.limits.MinInterval)
+	t.turn <- struct{}{}
+}
+
+func notSent(ctx context.Context, why string) error {
+	return fmt.Errorf("%w: nothing was sent: %s: %w", ErrUnreachable, why, context.Cause(ctx))
+}
+
+func clock(t time.Time) string { return t.UTC().Format(time.RFC3339) }
