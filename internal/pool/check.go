@@ -103,6 +103,7 @@ func (c *checker) off(a Action, v View) {
 		passing := v.Agent.Status == AgentPassing && c.now.Sub(v.AgentAt) <= c.l.StaleAfter
 		c.require(a, passing || c.l.Agent == AgentOptional, "its agent does not say whether its GPUs are idle")
 		c.require(a, !passing || v.Agent.Outside == 0, "its GPUs are busy outside Nomad")
+		c.require(a, c.l.Agent == AgentOptional || v.Agent.Blind == "", "its agent cannot tell whether its GPUs are idle")
 	}
 	if a.Do == HardOff {
 		c.require(a, c.l.HardOff, "hard off is not allowed in this pool")

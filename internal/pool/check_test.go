@@ -39,6 +39,7 @@ func TestCheckRefuses(t *testing.T) {
 		})},
 		{why: "busy outside Nomad", do: SoftOff, view: with(drained, func(v *View) { v.Agent.Outside = 1 })},
 		{why: "its agent does not say", do: SoftOff, view: with(drained, func(v *View) { v.Agent.Status = AgentFailing })},
+		{why: "its agent cannot tell", do: SoftOff, view: with(drained, func(v *View) { v.Agent.Blind = "driver not loaded" })},
 		{why: "its agent does not say", do: SoftOff, view: with(drained, func(v *View) { v.AgentAt = old })},
 		{why: "its power was not read", do: SoftOff, view: with(drained, func(v *View) { v.PowerAt = old })},
 		{why: "hard off is not allowed", do: HardOff, view: with(drained, func(v *View) { v.Intent = Intent{Verb: SoftOff, At: old, SettledAt: old} })},

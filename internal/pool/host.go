@@ -93,8 +93,12 @@ type Alloc struct {
 type Agent struct {
 	Status AgentStatus
 	// Outside is the number of GPUs that run compute processes of no
-	// allocation. It is meaningful only when Status is AgentPassing.
+	// allocation; at least so many if Blind. Like Blind, it is meaningful only
+	// when Status is AgentPassing.
 	Outside int
+	// Blind is why the agent cannot tell whether more GPUs than that are busy
+	// outside Nomad; empty if it can.
+	Blind string
 }
 
 // AgentStatus is the health of the agent on a host, as Consul and the agent

@@ -261,6 +261,8 @@ func (v View) idle(now time.Time, l Limits) (bool, string) {
 		return false, "its agent is " + v.agent(now, l).String() + ", so nobody knows whether its GPUs are idle"
 	case v.Agent.Outside > 0:
 		return false, fmt.Sprintf("%d of its GPUs are busy outside Nomad", v.Agent.Outside)
+	case l.Agent == AgentRequired && v.Agent.Blind != "":
+		return false, "its agent cannot tell whether its GPUs are idle: " + v.Agent.Blind
 	}
 	return true, ""
 }

@@ -85,7 +85,7 @@ func genSnapshot(t *rapid.T) Snapshot {
 		if rapid.IntRange(0, 3).Draw(t, "has work") == 0 {
 			v.Node.Work = []Alloc{{ID: "a1", Job: "train", Type: "batch", GPUs: 1}}
 		}
-		v.Agent = Agent{Status: AgentStatus(rapid.IntRange(0, 2).Draw(t, "agent")), Outside: rapid.SampledFrom([]int{0, 0, 0, 1}).Draw(t, "outside")}
+		v.Agent = Agent{Status: AgentStatus(rapid.IntRange(0, 2).Draw(t, "agent")), Outside: rapid.SampledFrom([]int{0, 0, 0, 1}).Draw(t, "outside"), Blind: rapid.SampledFrom([]string{"", "", "no driver"}).Draw(t, "blind")}
 		v.Intent = genIntent(t, ago)
 		s.Hosts = append(s.Hosts, v)
 	}

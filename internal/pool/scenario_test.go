@@ -114,6 +114,8 @@ func (sc *scenario) setHost(t *testing.T, d *datadriven.TestData) {
 			}
 		case "agent":
 			v.Agent.Status = enum(t, d, a.Vals[0], AgentUnknown, AgentFailing, AgentPassing)
+		case "blind":
+			v.Agent.Blind = a.Vals[0]
 		case "outside":
 			v.Agent.Outside = atoi(t, d, a.Vals[0])
 		case "age":
