@@ -170,3 +170,13 @@ func (d Decision) Term(name string) (t Term, ok bool) {
 func Decide(in Input, r Rules) Decision {
 	return simple(in, r.withDefaults())
 }
+
+// Names of terms that others read: the simulator scores forecasts by them.
+const (
+	// TermForecast is the demand, in units, that the decision planned for:
+	// an upper quantile of the largest two-minute mean of the load from one
+	// lead time from now on, for one interval.
+	TermForecast = "forecast"
+	// TermQuantile is the quantile that TermForecast is meant to be, 0 to 1.
+	TermQuantile = "quantile"
+)

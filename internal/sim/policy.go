@@ -80,7 +80,99 @@ type Knob struct {
 
 // policies is every policy that the simulator knows, in the order of reports.
 // A new one is a file baseline_NAME.go with a constructor, and a row here.
-var policies = []Spec{}
+var policies = []Spec{
+	{
+		Name:   "predictive",
+		About:  "the live decision of strategy-predictive",
+		Source: "internal/plan",
+		Knob:   Knob{"utilization", 0.9, []float64{1, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5}},
+		New:    newPredictive,
+	},
+	{
+		Name:   "tracking",
+		About:  "load of the last two minutes at a target utilization",
+		Source: "Rzadca et al., Autopilot (EuroSys 2020), and the target tracking of all clouds; here with the offered load, uncapped",
+		Knob:   Knob{"utilization", 0.8, []float64{1, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5}},
+		New:    newTracking(false),
+	},
+	{
+		Name:   "tracking-queue",
+		About:  "tracking, and capacity to drain the queue that discounts what is starting",
+		Source: "Gandhi et al., AutoScale (ACM TOCS 30(4), 2012): capacity from the number of requests in the system",
+		Knob:   Knob{"utilization", 0.9, []float64{1, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5}},
+		New:    newTracking(true),
+	},
+	{
+		Name:   "nomad-target-value",
+		About:  "Nomad Autoscaler's target-value plugin on the utilization of ready replicas",
+		Source: "nomad-autoscaler v0.5.0: plugins/builtin/strategy/target-value (the plugin itself), policy/handler.go, policy/check.go",
+		Knob:   Knob{"target", 0.7, []float64{0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3}},
+		New:    newTargetValue("nomad-target-value", percentBusy),
+	},
+	{
+		Name:   "nomad-target-load",
+		About:  "Nomad Autoscaler's target-value plugin on load a replica, waiting requests included",
+		Source: "nomad-autoscaler v0.5.0: plugins/builtin/strategy/target-value (the plugin itself), policy/handler.go, policy/check.go",
+		Knob:   Knob{"target", 0.7, []float64{0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3}},
+		New:    newTargetValue("nomad-target-load", percentLoad),
+	},
+	{
+		Name:   "nomad-threshold",
+		About:  "Nomad Autoscaler's threshold plugin on the utilization of ready replicas",
+		Source: "nomad-autoscaler v0.5.0: plugins/builtin/strategy/threshold (the plugin itself), policy/handler.go, policy/check.go",
+		Knob:   Knob{"lower_bound", 0.7, []float64{0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3}},
+		New:    newThreshold,
+	},
+	{
+		Name:   "hpa",
+		About:  "Kubernetes HorizontalPodAutoscaler v2 on the utilization of ready replicas",
+		Source: "kubernetes pkg/controller/podautoscaler: replica_calculator.go, horizontal.go; pkg/apis/autoscaling/v2/defaults.go",
+		Knob:   Knob{"target", 0.8, []float64{0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3}},
+		New:    newHPA,
+	},
+	{
+		Name:   "keda",
+		About:  "KEDA on the length of the queue, messages in flight included",
+		Source: "kedacore/keda v2: pkg/scaling/executor/scale_scaledobjects.go, controllers/keda/hpa.go; the pages of its SQS and RabbitMQ scalers",
+		Knob:   Knob{"messages a slot", 1, []float64{2, 1.5, 1.2, 1, 0.9, 0.8, 0.7, 0.6, 0.5}},
+		New:    newKEDA,
+	},
+	{
+		Name:   "knative",
+		About:  "Knative Pod Autoscaler on concurrency",
+		Source: "knative/serving pkg/autoscaler/scaling/autoscaler.go, config/core/configmaps/autoscaler.yaml",
+		Knob:   Knob{"target percentage", 0.7, []float64{1, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3}},
+		New:    newKnative,
+	},
+	{
+		Name:   "aws-predictive",
+		About:  "EC2 Auto Scaling: hourly forecast that never scales in, and target tracking",
+		Source: "Amazon EC2 Auto Scaling User Guide: How predictive scaling works, Target tracking scaling policies; API PredictiveScalingConfiguration",
+		Knob:   Knob{"target", 0.5, []float64{0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3}},
+		New:    newAWSPredictive,
+	},
+	{
+		Name:   "cron",
+		About:  "an hourly schedule written after the first week",
+		Source: "hindsight: the need of each hour of the first week; as KEDA's cron scaler and scheduled actions of clouds",
+		Knob:   Knob{"headroom", 1.2, []float64{0.6, 0.8, 1, 1.2, 1.5, 2, 2.5}},
+		New:    newCron,
+	},
+	{
+		Name:   "static-peak",
+		About:  "always enough for the largest minute",
+		Source: "hindsight: the largest minute of the trace",
+		Knob:   Knob{"share of the peak", 1, []float64{0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1}},
+		New:    newStatic("static-peak", 1),
+	},
+	{
+		Name:   "static-p99",
+		About:  "always enough for all but one minute in a hundred",
+		Source: "hindsight: the 99th percentile of the minutes of the trace",
+		Knob:   Knob{"share of the p99", 1, []float64{0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2}},
+		New:    newStatic("static-p99", 0.99),
+	},
+}
 
 // Policies returns every policy that the simulator knows, in the order of
 // reports.

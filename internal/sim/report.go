@@ -29,6 +29,10 @@ type Report struct {
 
 	// Assumptions are the sentences a reader must know to judge the figures.
 	Assumptions []string `json:"assumptions"`
+
+	// Config is the world's config with the defaults filled in, for reports
+	// that list all of it.
+	Config Config `json:"-"`
 }
 
 // TraceInfo describes the demand that was replayed.
@@ -57,6 +61,7 @@ type PolicyReport struct {
 	KnobValue  float64 `json:"knob_value,omitempty"`
 	GPUHours   float64 `json:"gpu_hours"`  // from start command to power-off: boot and drain included
 	CostRatio  float64 `json:"cost_ratio"` // GPUHours over the bound's
+	Requests   float64 `json:"requests"`   // that were scored
 	Attainment float64 `json:"attainment"` // share of requests that waited no longer than slo_wait_s
 	WorstDay   float64 `json:"worst_day_attainment"`
 	WaitP50S   float64 `json:"wait_p50_s"`

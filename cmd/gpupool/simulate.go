@@ -1,0 +1,205 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/gpupool/gpupool/internal/sim"
+)
+
+// simulateFlags is what the operator asked of gpupool simulate.
+type simulateFlags struct {
+	trace    string
+	policies []string
+	tier     string
+	json     bool
+	html     string
+	front    bool
+	timeline time.Duration
+	config   sim.Config
+}
+
+func newSimulate() *cobra.Command {
+	var f simulateFlags
+	cmd := &cobra.Command{
+		Use:   "simulate",
+		Short: "Replay demand through scaling policies and compare them with the true optimum",
+		Long: `Replay demand through scaling policies, in a model of a GPU pool, and measure
+what each would have cost and how late it would have been. The policy called
+predictive is the very code that runs in strategy-predictive.
+
+Without arguments it replays a generated week. Nothing is contacted or changed.`,
+		Example: `  gpupool simulate
+  gpupool simulate --trace last-month.csv --lead 10m --peak 12
+  gpupool simulate --policy predictive --policy tracking-queue --front
+  gpupool simulate --trace last-month.csv --json > result.json`,
+		Args:          cobra.NoArgs,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return f.run(cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	f.register(cmd)
+	return cmd
+}
+
+func (f *simulateFlags) register(cmd *cobra.Command) {
+	c, fl := &f.config, cmd.Flags()
+	fl.StringVar(&f.trace, "trace", "", "demand to replay: CSV offset_s,arrivals[,input_tokens,output_tokens] or JSON lines; - is stdin (default: a generated week)")
+	fl.StringArrayVar(&f.policies, "policy", []string{"all"}, "policy to try, may be repeated: all, "+strings.Join(policyNames(), ", "))
+	fl.DurationVar(&c.Lead, "lead", 5*time.Minute, "from start command to first request served")
+	fl.Float64Var(&c.Peak, "peak", 40, "replicas that the p99.9 minute keeps busy; sets the service rate")
+	fl.DurationVar(&c.SLOWait, "slo-wait", time.Minute, "longest wait of a request that is on time")
+	fl.Float64Var(&c.SLO, "slo", 0.99, "share of requests that shall be on time")
+	fl.DurationVar(&c.Warmup, "warmup", 0, "not scored at the start (default 24h; of traces up to a day 1h)")
+	fl.Uint64Var(&c.Seed, "seed", 1, "of everything random")
+	fl.IntVar(&c.Slots, "slots", 8, "requests that a replica serves at once")
+	fl.IntVar(&c.Min, "min", 1, "fewest replicas; -1 for none")
+	fl.IntVar(&c.Max, "max", 0, "most replicas (default twice the peak)")
+	fl.DurationVar(&c.Interval, "interval", time.Minute, "between decisions")
+	fl.Float64Var(&c.Jitter, "jitter", 0, "spread of the lead time: its p95 is 1+jitter times the median")
+	fl.Float64Var(&c.StartFailure, "start-failure", 0, "share of starts that fail")
+	fl.BoolVar(&c.Tokens, "tokens", false, "let the work of a request follow the trace's tokens")
+	fl.StringVar((*string)(&c.Engine), "engine", string(sim.Fluid), "fluid (amounts; fast) or requests (each request in its slot)")
+	fl.StringVar(&f.tier, "tier", "instance", "instance, or host,instance for hosts that must boot beneath the instances")
+	fl.IntVar(&c.Hosts.Instances, "instances-per-host", 8, "with --tier host,instance")
+	fl.DurationVar(&c.Hosts.Boot, "host-boot", 5*time.Minute, "with --tier host,instance: from power-on until instances can start")
+	fl.BoolVar(&f.json, "json", false, "write JSON, the stable form in docs/reference/simulate.md")
+	fl.StringVar(&f.html, "html", "", "write a self-contained report to `FILE`")
+	fl.BoolVar(&f.front, "front", false, "sweep each policy's knob: cost against attainment")
+	fl.DurationVar(&f.timeline, "timeline", 0, "record demand and capacity in steps of this length, in --json")
+}
+
+func policyNames() []string {
+	var names []string
+	for _, s := range sim.Policies() {
+		names = append(names, s.Name)
+	}
+	return names
+}
+
+func (f *simulateFlags) run(out, progress io.Writer) error {
+	specs, err := f.specs()
+	if err != nil {
+		return err
+	}
+	switch f.tier {
+	case "instance":
+		f.config.Hosts = sim.Hosts{}
+	case "host,instance":
+	default:
+		return fmt.Errorf("--tier %q: must be instance or host,instance", f.tier)
+	}
+	trace, err := f.read()
+	if err != nil {
+		return err
+	}
+	f.config.Timeline = f.timeline
+	if f.html != "" && f.timeline == 0 {
+		f.config.Timeline = timelineStep(trace.Duration())
+	}
+	show := newProgress(progress)
+	report, err := sim.Simulate(f.config, trace, sim.Options{Policies: specs, Front: f.front, Progress: show.step})
+	show.clear()
+	if err != nil {
+		return err
+	}
+	if f.html != "" {
+		if err := writeHTML(f.html, report); err != nil {
+			return err
+		}
+	}
+	if f.json {
+		return report.WriteJSON(out)
+	}
+	return report.WriteText(out)
+}
+
+// timelineStep is a round step that keeps a drawing under some two thousand
+// points.
+func timelineStep(d time.Duration) time.Duration {
+	for _, s := range []time.Duration{time.Minute, 5 * time.Minute, 10 * time.Minute, 30 * time.Minute, time.Hour} {
+		if d/s <= 2100 {
+			return s
+		}
+	}
+	return 6 * time.Hour
+}
+
+func (f *simulateFlags) specs() ([]sim.Spec, error) {
+	var specs []sim.Spec
+	seen := map[string]bool{}
+	for _, name := range f.policies {
+		if name == "all" {
+			return sim.Policies(), nil
+		}
+		s, ok := sim.Lookup(name)
+		if !ok {
+			return nil, fmt.Errorf("--policy %q: there is no such policy; there are all, %s", name, strings.Join(policyNames(), ", "))
+		}
+		if !seen[name] {
+			specs = append(specs, s)
+		}
+		seen[name] = true
+	}
+	if len(specs) == 0 {
+		return nil, errors.New("--policy: none given")
+	}
+	return specs, nil
+}
+
+func (f *simulateFlags) read() (sim.Trace, error) {
+	switch f.trace {
+	case "":
+		return sim.Week(max(f.config.Seed, 1)), nil
+	case "-":
+		return sim.ReadTrace(os.Stdin, "stdin")
+	}
+	file, err := os.Open(f.trace)
+	if err != nil {
+		return sim.Trace{}, fmt.Errorf("--trace: %w", err)
+	}
+	defer file.Close()
+	return sim.ReadTrace(file, filepath.Base(f.trace))
+}
+
+// progress is a line on a terminal that is gone when the work is done. Work
+// that takes less than half a second shows nothing.
+type progress struct {
+	w     io.Writer
+	on    bool
+	begin time.Time
+	shown bool
+}
+
+func newProgress(w io.Writer) *progress {
+	f, ok := w.(*os.File)
+	return &progress{w: w, on: ok && term.IsTerminal(int(f.Fd())), begin: time.Now()}
+}
+
+func (p *progress) step(done, all int, what string) {
+	if p.on && time.Since(p.begin) > 500*time.Millisecond {
+		p.shown = true
+		fmt.Fprintf(p.w, "\r\x1b[K%d of %d: %s", done, all, what)
+	}
+}
+
+func (p *progress) clear() {
+	if p.shown {
+		fmt.Fprint(p.w, "\r\x1b[K")
+	}
+}
+
+// writeHTML writes the report as one self-contained file.
+func writeHTML(string, *sim.Report) error {
+	return errors.New("--html: not built yet")
+}

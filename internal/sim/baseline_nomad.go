@@ -1,0 +1,134 @@
+package sim
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/hashicorp/nomad-autoscaler/plugins/strategy"
+	"github.com/hashicorp/nomad-autoscaler/sdk"
+
+	"github.com/gpupool/gpupool/internal/plan"
+)
+
+// Defaults of the Nomad Autoscaler agent.
+const (
+	nomadCooldown    = 5 * time.Minute // agent/config/config.go, defaultPolicyCooldown; also on scale-up
+	nomadQueryWindow = time.Minute     // policy/source.go, DefaultQueryWindow
+	nomadStep        = time.Second     // of a query to Prometheus: plugins/builtin/apm/prometheus
+)
+
+// nomadAgent is what the agent of Nomad Autoscaler v0.5.0 does with a policy
+// around its strategy plugins, which are the real ones. It follows
+// policy/check.go (queryMetrics, runCheckAndCapCount) and policy/handler.go
+// (Run, pickWinnerActionFromGroups, waitAndScale):
+//
+//   - The metric is queried from a Prometheus over the last minute in steps of
+//     a second. Without one point in it the evaluation is given up.
+//   - All checks are of one group, without which a threshold policy could
+//     never scale in.
+//   - count is what the target reports. That includes replicas which do not
+//     serve yet: the nomad target counts running allocations, loading ones
+//     among them, and the targets of clouds the desired capacity.
+//   - After an action nothing is done for the cooldown.
+//
+// In its favor: the default evaluation interval of 10 s is cut to the
+// simulator's, and an action is possible at the very instant at which the
+// cooldown ends; targets stay ready while replicas start, which those of clouds
+// do not.
+type nomadAgent struct {
+	name   string
+	setup  Setup
+	metric func(Observation, int) (float64, bool)
+	checks []nomadCheck
+	busy   time.Time // until when the policy is in cooldown
+	points sdk.TimestampedMetrics
+}
+
+type nomadCheck struct {
+	strategy strategy.Strategy
+	check    *sdk.ScalingPolicyCheck
+}
+
+func newNomadCheck(name string, s strategy.Strategy, config map[string]string) nomadCheck {
+	return nomadCheck{s, &sdk.ScalingPolicyCheck{Name: name, Group: "load",
+		Strategy: &sdk.ScalingPolicyStrategy{Name: name, Config: config}}}
+}
+
+func (a *nomadAgent) Name() string { return a.name }
+
+func (a *nomadAgent) Decide(now time.Time, o Observation) plan.Decision {
+	stay := func(why string) plan.Decision {
+		return plan.Decision{Count: o.Wanted, Rule: "nomad", Reason: why}
+	}
+	a.query(now, o)
+	if len(a.points) == 0 {
+		return stay("no metrics available")
+	}
+	var winner *sdk.ScalingAction
+	for _, c := range a.checks {
+		action, err := c.run(a.points, int64(o.Wanted))
+		if err != nil {
+			return stay(err.Error())
+		}
+		action.CapCount(int64(a.setup.Min), int64(a.setup.Max))
+		if action.Direction != sdk.ScaleDirectionNone {
+			winner = sdk.PreemptScalingAction(winner, &action)
+		}
+	}
+	switch {
+	case winner == nil || winner.Count == int64(o.Wanted):
+		return stay("no action needed")
+	case now.Before(a.busy):
+		return stay("policy still on cooldown")
+	}
+	a.busy = now.Add(nomadCooldown)
+	return plan.Decision{Count: int(winner.Count), Rule: "nomad", Reason: winner.Reason}
+}
+
+// query fills points with the last query window of the metric.
+func (a *nomadAgent) query(now time.Time, o Observation) {
+	a.points = a.points[:0]
+	from := now.Add(-nomadQueryWindow)
+	i := len(o.ReadyCount.Window(time.Time{}, from)) - 1
+	for t := from; !t.After(now); t = t.Add(nomadStep) {
+		for i+1 < len(o.ReadyCount) && !o.ReadyCount[i+1].At.After(t) {
+			i++
+		}
+		if i < 0 || t.Sub(o.ReadyCount[i].At) > lookback {
+			continue
+		}
+		if v, ok := a.metric(o, i); ok {
+			a.points = append(a.points, sdk.TimestampedMetric{Timestamp: t, Value: v})
+		}
+	}
+}
+
+// run asks the plugin. A nil answer, which the built-in plugins give where
+// they have nothing to say, is no action.
+func (c nomadCheck) run(points sdk.TimestampedMetrics, count int64) (sdk.ScalingAction, error) {
+	eval := &sdk.ScalingCheckEvaluation{Check: c.check, Metrics: points, Action: &sdk.ScalingAction{Meta: map[string]any{}}}
+	eval, err := c.strategy.Run(eval, count)
+	if err != nil || eval == nil {
+		return sdk.ScalingAction{}, err
+	}
+	return *eval.Action, nil
+}
+
+// percentBusy is the share of the ready replicas' slots that are busy, in
+// percent, at a sample. It saturates at 100.
+func percentBusy(s Setup) func(Observation, int) (float64, bool) {
+	return func(o Observation, i int) (float64, bool) {
+		slots := o.ReadyCount[i].Value * float64(s.Slots)
+		return min(100*o.InService[i].Value/slots, 100), slots > 0
+	}
+}
+
+// percentLoad is percentBusy with the requests that wait: it does not saturate.
+func percentLoad(s Setup) func(Observation, int) (float64, bool) {
+	return func(o Observation, i int) (float64, bool) {
+		slots := o.ReadyCount[i].Value * float64(s.Slots)
+		return 100 * (o.InService[i].Value + o.Waiting[i].Value) / slots, slots > 0
+	}
+}
+
+func decimal(v float64) string { return strconv.FormatFloat(v, 'g', -1, 64) }

@@ -1,0 +1,264 @@
+package sim
+
+import (
+	"math"
+	"math/rand/v2"
+)
+
+// requests serves every request by itself: it arrives at its own instant,
+// holds one slot of one replica for its own service time, and waits in one
+// first-in-first-out queue while no slot is free. A replica that drains takes
+// nothing new and is billed until its last request ends.
+type requests struct {
+	w        *World
+	score    *score
+	rng      *rand.Rand
+	table    []float64 // quantiles of the service time, in means
+	arrived  float64   // requests since the start, as an amount
+	counted  float64   // of them, as whole requests
+	replicas []replica
+	ready    int
+	drains   int
+	free     []int32 // replicas, one entry for each free slot
+	busy     heap    // ends of service
+	queue    []request
+	head     int
+	did      served
+	last     float64 // time until which busy slots are added up, s
+}
+
+type replica struct {
+	up   bool
+	busy int
+}
+
+type request struct{ at, service float64 }
+
+const tableSize = 4096
+
+func newRequests(w *World, s *score) *requests {
+	return &requests{w: w, score: s, rng: rand.New(rand.NewPCG(w.cfg.Seed, 0x7265717565737473)), table: lognormal(w.cfg.ServiceCV)}
+}
+
+// lognormal returns the middle of each of tableSize slices of the lognormal
+// distribution with mean 1 and the given coefficient of variation. Drawing
+// from slices bounds the longest service, at about the 99.99th percentile.
+func lognormal(cv float64) []float64 {
+	t := make([]float64, tableSize)
+	sigma := math.Sqrt(math.Log1p(cv * cv))
+	sum := 0.0
+	for i := range t {
+		p := (float64(i) + 0.5) / tableSize
+		t[i] = math.Exp(sigma * math.Sqrt2 * math.Erfinv(2*p-1))
+		sum += t[i]
+	}
+	for i := range t {
+		t[i] *= tableSize / sum
+	}
+	return t
+}
+
+func (q *requests) waiting() float64     { return float64(len(q.queue) - q.head) }
+func (q *requests) draining(now int) int { return q.drains }
+
+func (q *requests) resize(now, ready int) {
+	at := float64(now) * tickSeconds
+	for ; q.ready < ready; q.ready++ {
+		i := q.newReplica()
+		q.replicas[i].up = true
+		for range q.w.cfg.Slots {
+			q.release(i)
+		}
+	}
+	for ; q.ready > ready; q.ready-- {
+		q.drain(q.idlest())
+	}
+	q.fill(at)
+}
+
+// newReplica finds a place that no replica holds, not even a draining one.
+func (q *requests) newReplica() int32 {
+	for i, r := range q.replicas {
+		if !r.up && r.busy == 0 {
+			return int32(i)
+		}
+	}
+	q.replicas = append(q.replicas, replica{})
+	return int32(len(q.replicas) - 1)
+}
+
+func (q *requests) idlest() int32 {
+	best := int32(-1)
+	for i, r := range q.replicas {
+		if r.up && (best < 0 || r.busy < q.replicas[best].busy) {
+			best = int32(i)
+		}
+	}
+	return best
+}
+
+func (q *requests) drain(i int32) {
+	q.replicas[i].up = false
+	if q.replicas[i].busy > 0 {
+		q.drains++
+	}
+	keep := q.free[:0]
+	for _, f := range q.free {
+		if f != i {
+			keep = append(keep, f)
+		}
+	}
+	q.free = keep
+}
+
+func (q *requests) release(i int32) { q.free = append(q.free, i) }
+
+// fill gives free slots to those who wait.
+func (q *requests) fill(at float64) {
+	for q.head < len(q.queue) && len(q.free) > 0 {
+		q.begin(q.pop(), at)
+	}
+}
+
+func (q *requests) pop() request {
+	r := q.queue[q.head]
+	q.head++
+	if q.head > 4096 && q.head*2 > len(q.queue) {
+		q.queue = q.queue[:copy(q.queue, q.queue[q.head:])]
+		q.head = 0
+	}
+	return r
+}
+
+// begin serves a request in a free slot from at on.
+func (q *requests) begin(r request, at float64) {
+	i := q.free[len(q.free)-1]
+	q.free = q.free[:len(q.free)-1]
+	q.count(at)
+	q.replicas[i].busy++
+	t := int(r.at / tickSeconds)
+	wait := at - r.at
+	q.score.wait(t, 1, wait, wait)
+	service := r.service
+	if s := q.w.cfg.SlowDown; s > 0 {
+		// A batch that is not full serves each of its requests faster.
+		service *= 1 - s*(1-float64(q.replicas[i].busy)/float64(q.w.cfg.Slots))
+	}
+	q.busy.push(ending{at + service, i})
+}
+
+// count adds the busy slots up until at.
+func (q *requests) count(at float64) {
+	q.did.busy += float64(len(q.busy)) * (at - q.last)
+	q.last = at
+}
+
+// ends completes the services that end until at, each slot going on to the
+// next in the queue at once.
+func (q *requests) ends(at float64) {
+	for len(q.busy) > 0 && q.busy[0].at <= at {
+		e := q.busy[0]
+		q.count(e.at)
+		q.busy.pop()
+		q.did.completions++
+		r := &q.replicas[e.replica]
+		r.busy--
+		switch {
+		case !r.up:
+			if r.busy == 0 {
+				q.drains--
+			}
+		default:
+			q.release(e.replica)
+			q.fill(e.at)
+		}
+	}
+}
+
+func (q *requests) step(now int) served {
+	begin := float64(now) * tickSeconds
+	q.did = served{}
+	q.last = begin
+	q.arrived += q.w.arrivals[now]
+	n := math.Floor(q.arrived+1e-6) - q.counted
+	q.counted += n
+	mean := q.w.work[now/ticksPerMinute] * float64(q.w.cfg.Slots)
+	// The instants are those of n points thrown at random, in order: each
+	// next one is the least of those that remain.
+	at, left := 0.0, n
+	for ; left > 0; left-- {
+		at += (1 - at) * (1 - math.Exp(-q.rng.ExpFloat64()/left))
+		t := begin + at*tickSeconds
+		q.ends(t)
+		r := request{t, mean * q.table[q.rng.IntN(tableSize)]}
+		if len(q.free) > 0 && q.head == len(q.queue) {
+			q.begin(r, t)
+			continue
+		}
+		if q.head == len(q.queue) {
+			q.queue, q.head = q.queue[:0], 0
+		}
+		q.queue = append(q.queue, r)
+	}
+	end := begin + tickSeconds
+	q.ends(end)
+	q.count(end)
+	return q.did
+}
+
+func (q *requests) finish(end int) {
+	for _, r := range q.queue[q.head:] {
+		wait := float64(end)*tickSeconds - r.at
+		q.score.wait(int(r.at/tickSeconds), 1, wait, wait)
+	}
+}
+
+// ending is when a replica's slot becomes free.
+type ending struct {
+	at      float64
+	replica int32
+}
+
+// heap is a binary heap of endings, the earliest first.
+type heap []ending
+
+func (h *heap) push(e ending) {
+	s := append(*h, e)
+	i := len(s) - 1
+	for i > 0 {
+		up := (i - 1) / 2
+		if s[up].at <= e.at {
+			break
+		}
+		s[i] = s[up]
+		i = up
+	}
+	s[i] = e
+	*h = s
+}
+
+func (h *heap) pop() {
+	s := *h
+	n := len(s) - 1
+	e := s[n]
+	s = s[:n]
+	i := 0
+	for {
+		c := 2*i + 1
+		if c >= n {
+			break
+		}
+		if c+1 < n && s[c+1].at < s[c].at {
+			c++
+		}
+		if s[c].at >= e.at {
+			break
+		}
+		s[i] = s[c]
+		i = c
+	}
+	if n > 0 {
+		s[i] = e
+	}
+	*h = s
+}
