@@ -1,0 +1,104 @@
+package main
+
+import (
+	"fmt"
+	"maps"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/nomad-autoscaler/plugins/base"
+	"github.com/hashicorp/nomad-autoscaler/plugins/strategy"
+	"github.com/hashicorp/nomad-autoscaler/sdk"
+
+	"github.com/gpupool/gpupool/internal/demand"
+	"github.com/gpupool/gpupool/internal/plan"
+)
+
+// pluginName must equal the file name of the binary and the driver in the
+// autoscaler's configuration.
+const pluginName = "strategy-predictive"
+
+var _ strategy.Strategy = (*plugin)(nil)
+
+// plugin maps the autoscaler's calls to plan.Decide. It keeps nothing between
+// calls but its configuration.
+type plugin struct {
+	log      hclog.Logger
+	defaults atomic.Pointer[map[string]string]
+}
+
+func newPlugin(log hclog.Logger) *plugin { return &plugin{log: log} }
+
+// PluginInfo names the plugin.
+func (p *plugin) PluginInfo() (*base.PluginInfo, error) {
+	return &base.PluginInfo{Name: pluginName, PluginType: sdk.PluginTypeStrategy}, nil
+}
+
+// SetConfig takes defaults for all policies. It may be called again while
+// decisions are being made; each decision uses one configuration throughout.
+func (p *plugin) SetConfig(config map[string]string) error {
+	if err := readDefaults(config); err != nil {
+		return err
+	}
+	own := maps.Clone(config)
+	p.defaults.Store(&own)
+	return nil
+}
+
+// Run decides. The count that it is given includes what is still starting.
+func (p *plugin) Run(eval *sdk.ScalingCheckEvaluation, count int64) (*sdk.ScalingCheckEvaluation, error) {
+	var defaults, check map[string]string
+	if d := p.defaults.Load(); d != nil {
+		defaults = *d
+	}
+	if eval.Check != nil && eval.Check.Strategy != nil {
+		check = eval.Check.Strategy.Config
+	}
+	rules, err := readRules(defaults, check)
+	if err != nil {
+		return nil, err
+	}
+	d := plan.Decide(input(eval.Metrics, count, time.Now()), rules)
+	answer(eval.Action, d, count)
+	p.log.Debug("decided", "check", checkName(eval), "count", count, "want", d.Count, "rule", string(d.Rule), "reason", d.Reason)
+	return eval, nil
+}
+
+func checkName(eval *sdk.ScalingCheckEvaluation) string {
+	if eval.Check == nil {
+		return ""
+	}
+	return eval.Check.Name
+}
+
+// input turns the autoscaler's series into what a decision knows. Samples that
+// are not numbers are left out: a hole is what they are.
+func input(metrics sdk.TimestampedMetrics, count int64, now time.Time) plan.Input {
+	points := make([]demand.Point, len(metrics))
+	for i, m := range metrics {
+		points[i] = demand.Point{At: m.Timestamp, Value: m.Value}
+	}
+	series, _ := demand.Clean(points)
+	return plan.Input{Now: now, Count: int(count), Demand: series}
+}
+
+// answer writes the decision into the action, all of its terms with it: the
+// autoscaler logs them, and the target gets them with Scale.
+func answer(a *sdk.ScalingAction, d plan.Decision, count int64) {
+	a.Count = int64(d.Count)
+	a.Reason = d.Reason
+	switch {
+	case a.Count > count:
+		a.Direction = sdk.ScaleDirectionUp
+	case a.Count < count:
+		a.Direction = sdk.ScaleDirectionDown
+	default:
+		a.Direction = sdk.ScaleDirectionNone
+	}
+	a.Canonicalize()
+	a.Meta["gpupool.rule"] = string(d.Rule)
+	for _, t := range d.Terms {
+		a.Meta[fmt.Sprintf("gpupool.%s", t.Name)] = t.Value
+	}
+}
