@@ -1,10 +1,12 @@
 package ipmi
 
 import (
+	"bytes"
 	"crypto/hmac"
 	"encoding/binary"
 	"errors"
 	"net"
+	"os"
 	"sync"
 	"syscall"
 	"time"
@@ -46,8 +48,9 @@ var (
 // makes it panic in a goroutine of its own, which ends the process. The guard
 // lets only such packets pass that the BMC we logged in to has signed.
 //
-// It also remembers what was sent and what came back, so that errors need not
-// be classified by the text of go-ipmi's messages.
+// It repeats a lost request once where that is harmless, and remembers what was
+// sent and what came back, so that errors need not be classified by the text
+// of go-ipmi's messages.
 type guard struct {
 	net.Conn
 	suite      types.CipherSuiteID
@@ -57,11 +60,14 @@ type guard struct {
 	username   string
 	password   string
 
-	mu      sync.Mutex
-	aborted bool
-	sent    int  // datagrams handed to the network
-	refused bool // the network said that nothing listens there
-	dropped int  // replies that did not pass
+	mu       sync.Mutex
+	aborted  bool
+	deadline time.Time     // of the pending read
+	repeat   time.Duration // when a request without an answer is sent once more; zero for never
+	request  []byte        // the last request, nil once it was repeated or must not be
+	sent     int           // datagrams handed to the network
+	refused  bool          // the network said that nothing listens there
+	dropped  int           // replies that did not pass
 
 	awaiting types.PayloadType // payload of the last request
 	plain    bool              // the last request was in IPMI 1.5 format, before the session
@@ -86,6 +92,31 @@ func (g *guard) Write(p []byte) (int, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.note(p)
+	g.request = nil
+	if g.repeatable() {
+		g.request = bytes.Clone(p)
+	}
+	return g.send(p)
+}
+
+// repeatAfter makes the guard send each request that is not answered within d
+// once more; zero ends that. Only RAKP messages are never repeated: to the BMC
+// a second one is another login, or the end of this one.
+func (g *guard) repeatAfter(d time.Duration) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.repeat = d
+}
+
+// repeatable says whether the last request may be sent again.
+func (g *guard) repeatable() bool {
+	if g.repeat == 0 {
+		return false
+	}
+	return g.plain || g.awaiting == types.PayloadTypeRmcpOpenSessionRequest || g.awaiting == types.PayloadTypeIPMI
+}
+
+func (g *guard) send(p []byte) (int, error) {
 	n, err := g.Conn.Write(p)
 	switch {
 	case err == nil:
@@ -101,39 +132,51 @@ func (g *guard) Write(p []byte) (int, error) {
 func (g *guard) Read(p []byte) (int, error) {
 	for {
 		n, err := g.Conn.Read(p)
-		g.mu.Lock()
-		if g.aborted {
-			g.mu.Unlock()
-			return 0, errAborted
-		}
-		if err != nil {
-			g.refused = g.refused || errors.Is(err, syscall.ECONNREFUSED)
-			g.mu.Unlock()
+		if done, err := g.received(p[:n], err); done {
 			return n, err
-		}
-		ok := g.admit(p[:n])
-		weaker := g.weaker
-		if ok {
-			g.answered = true
-		} else {
-			g.dropped++
-		}
-		g.mu.Unlock()
-		switch {
-		case ok:
-			return n, nil
-		case weaker:
-			return 0, errWeaker
 		}
 	}
 }
 
-// SetReadDeadline is the socket's, except that it cannot undo an abort.
+// received says whether a read is over, and with what.
+func (g *guard) received(p []byte, err error) (done bool, _ error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case g.aborted:
+		return true, errAborted
+	case errors.Is(err, os.ErrDeadlineExceeded) && g.request != nil:
+		request := g.request
+		g.request = nil
+		_, err := g.send(request)
+		if err == nil {
+			err = g.Conn.SetReadDeadline(g.deadline)
+		}
+		return err != nil, err
+	case err != nil:
+		g.refused = g.refused || errors.Is(err, syscall.ECONNREFUSED)
+		return true, err
+	case g.admit(p):
+		g.answered = true
+		return true, nil
+	case g.weaker:
+		return true, errWeaker
+	}
+	g.dropped++
+	return false, nil
+}
+
+// SetReadDeadline bounds the wait for the reply to the last request, a repeat
+// of it included. It cannot undo an abort.
 func (g *guard) SetReadDeadline(t time.Time) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.aborted {
 		return errAborted
+	}
+	g.deadline = t
+	if again := time.Now().Add(g.repeat); g.request != nil && again.Before(t) {
+		t = again
 	}
 	return g.Conn.SetReadDeadline(t)
 }
@@ -211,14 +254,17 @@ func (g *guard) admit(p []byte) bool {
 }
 
 // admitSetup passes a reply of the session setup that is meant for our
-// session, and notes its status. The three have status and our session ID in
-// the same place; on an error some BMCs leave the ID zero.
+// session, and notes its status. The three kinds have status and our session
+// ID in the same place. On an error some BMCs leave the ID zero, or out.
 func (g *guard) admitSetup(payload []byte) bool {
-	if len(payload) < 8 {
+	if len(payload) < 2 {
 		return false
 	}
 	status := types.RmcpStatusCode(payload[1])
-	id := [4]byte(payload[4:8])
+	var id [4]byte
+	if len(payload) >= 8 {
+		id = [4]byte(payload[4:8])
+	}
 	if id != g.consoleID && (status == types.RmcpStatusCodeNoErrors || id != [4]byte{}) {
 		return false
 	}

@@ -16,7 +16,8 @@
 // Changes are sent once. A timed-out change may still happen, even seconds
 // later, and go-ipmi's own retries were seen to make a slow BMC carry out one
 // command four times. Logins and reads that got no answer are tried again from
-// the start with a new session until the deadline. A login that was refused is
+// the start, with a new session, until the deadline; before that, requests that
+// do no harm are repeated once. A login that was refused is
 // not tried again at all: see [Config.AuthBackoff].
 //
 // Chassis Control knows power cycle and reset as well; they are never sent.
@@ -35,7 +36,7 @@ import (
 )
 
 // firstWait is how long each exchange of the first try waits for its reply.
-// Later tries wait half as long again each, for BMCs that are slow rather than
+// Later tries wait a quarter longer each, for BMCs that are slow rather than
 // packets that were lost.
 const firstWait = 500 * time.Millisecond
 
@@ -119,7 +120,7 @@ func (d *Driver) call(ctx context.Context, what string, act func(context.Context
 // open returns a session that has just read the chassis power.
 func (d *Driver) open(ctx context.Context) (*session, pool.Power, error) {
 	tries := 0
-	for wait := firstWait; ; wait += wait / 2 {
+	for wait := firstWait; ; wait += wait / 4 {
 		tries++
 		s, found, err := d.try(ctx, wait)
 		switch {
@@ -127,8 +128,8 @@ func (d *Driver) open(ctx context.Context) (*session, pool.Power, error) {
 			return s, found, nil
 		case errors.Is(err, power.ErrAuth):
 			return nil, pool.PowerUnknown, err
-		case ctx.Err() != nil:
-			return nil, pool.PowerUnknown, fmt.Errorf("%w: no answer (tries: %d): %w", power.ErrUnreachable, tries, context.Cause(ctx))
+		case ctx.Err() != nil, errors.Is(err, context.DeadlineExceeded): // the dialer looks at the clock itself
+			return nil, pool.PowerUnknown, fmt.Errorf("%w: no answer (tries: %d): %w", power.ErrUnreachable, tries, cause(ctx))
 		case !errors.Is(err, errNoAnswer):
 			return nil, pool.PowerUnknown, err
 		}

@@ -77,4 +77,5 @@ const (
 	answerToPrivilege = 1 + iota
 	answerToStatus
 	answerToChange
+	answerToClose
 )

@@ -40,9 +40,9 @@ type session struct {
 	once   sync.Once
 }
 
-// login opens a session. Each of its six exchanges waits at most wait for its
-// reply, and nothing is sent twice: a repeated RAKP 3 ends the handshake on
-// some BMCs, and a repeated login counts as another failed one.
+// login opens a session. Each of its exchanges waits at most wait for its
+// reply. Halfway the guard repeats what may be repeated; go-ipmi's own retries,
+// which do not choose, are off.
 func login(ctx context.Context, s settings, wait time.Duration) (*session, error) {
 	var dialer net.Dialer
 	conn, err := dialer.DialContext(ctx, "udp", s.address)
@@ -50,6 +50,7 @@ func login(ctx context.Context, s settings, wait time.Duration) (*session, error
 		return nil, fmt.Errorf("%w: %w", power.ErrUnreachable, err)
 	}
 	g := newGuard(conn, s)
+	g.repeatAfter(wait / 2)
 	c, err := client.NewClient("", 0, s.username, s.password.Reveal())
 	if err != nil {
 		_ = conn.Close()
@@ -87,6 +88,7 @@ func (s *session) state(ctx context.Context) (pool.Power, error) {
 // control sends one chassis control command, once, and waits for its answer
 // until the context ends.
 func (s *session) control(ctx context.Context, what chassis.ChassisControl) error {
+	s.guard.repeatAfter(0)
 	if deadline, ok := ctx.Deadline(); ok {
 		s.client.WithTimeout(time.Until(deadline))
 	}
@@ -147,7 +149,7 @@ func (s *session) loginError(err error) error {
 	case saw.status != types.RmcpStatusCodeNoErrors:
 		return setupError(saw.status, s.guard.suite)
 	case strings.Contains(err.Error(), client.ErrRAKPAuthentication.Error()):
-		return fmt.Errorf("%w: wrong password", power.ErrAuth)
+		return fmt.Errorf("%w: wrong password, or no such user", power.ErrAuth)
 	case !saw.answered:
 		return fmt.Errorf("%w: %w", power.ErrUnreachable, errNoAnswer)
 	}
@@ -231,9 +233,17 @@ func describe(cc types.CompletionCode) string {
 // short.
 func ended(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
-		return context.Cause(ctx)
+		return cause(ctx)
 	}
 	return brief(err)
+}
+
+// cause is why a context ended, or will in a moment.
+func cause(ctx context.Context) error {
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	return context.DeadlineExceeded
 }
 
 // brief cuts an error's text to a line of a log. go-ipmi wraps deeply and over

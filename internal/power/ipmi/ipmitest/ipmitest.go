@@ -100,9 +100,11 @@ func (b *BMC) Ipmitool(args ...string) string {
 	}, args...)
 	cmd := exec.CommandContext(ctx, tool(b.t, "ipmitool", "ipmitool"), args...)
 	cmd.Env = append(os.Environ(), "IPMI_PASSWORD="+Password)
-	out, err := cmd.CombinedOutput()
+	var stderr strings.Builder // it complains of commands that the account may not use
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
 	if err != nil {
-		b.t.Fatalf("ipmitool %s: %v\n%s", strings.Join(args, " "), err, out)
+		b.t.Fatalf("ipmitool %s: %v\n%s%s", strings.Join(args, " "), err, out, stderr.String())
 	}
 	return strings.TrimSpace(string(out))
 }

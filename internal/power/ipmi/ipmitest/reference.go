@@ -29,14 +29,7 @@ type reference struct {
 // and 3, and ends with the test.
 func Reference(t testing.TB) *BMC {
 	t.Helper()
-	return ReferenceAt(t, Loopback())
-}
-
-// ReferenceAt is [Reference] at a chosen IP address, such as the IPv6
-// loopback.
-func ReferenceAt(t testing.TB, ip netip.Addr) *BMC {
-	t.Helper()
-	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(ip, 0)))
+	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(Loopback(), 0)))
 	if err != nil {
 		t.Fatalf("listen for the reference BMC: %v", err)
 	}
