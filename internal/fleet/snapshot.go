@@ -260,33 +260,33 @@ func (g GPU) check() error {
 		return fmt.Errorf("%d of %d processes outside", p.Outside, p.Total)
 	}
 	for _, v := range []struct {
-		name  string
-		value Value
-		max   float64
+		name     string
+		value    Value
+		min, max float64
 	}{
-		{"busy_ratio", g.Busy, 1},
-		{"memory_used_bytes", g.MemoryUsed, math.MaxInt64},
-		{"memory_reserved_bytes", g.MemoryReserved, math.MaxInt64},
-		{"memory_total_bytes", g.MemoryTotal, math.MaxInt64},
-		{"power_watts", g.Power, 1e5},
-		{"temperature_celsius", g.Temperature, 1e3},
+		{"busy_ratio", g.Busy, 0, 1},
+		{"memory_used_bytes", g.MemoryUsed, 0, math.MaxInt64},
+		{"memory_reserved_bytes", g.MemoryReserved, 0, math.MaxInt64},
+		{"memory_total_bytes", g.MemoryTotal, 0, math.MaxInt64},
+		{"power_watts", g.Power, 0, 1e5},
+		{"temperature_celsius", g.Temperature, -273, 1e3},
 	} {
-		if err := v.value.check(v.max); err != nil {
+		if err := v.value.check(v.min, v.max); err != nil {
 			return fmt.Errorf("%s: %w", v.name, err)
 		}
 	}
 	return nil
 }
 
-func (v Value) check(most float64) error {
+func (v Value) check(least, most float64) error {
 	there := v.Quality == QualityOK || v.Quality == QualityStale
 	switch {
 	case there != (v.Value != nil):
 		return fmt.Errorf("quality %.20q does not go with the value", v.Quality)
 	case v.Age < 0:
 		return fmt.Errorf("age %g s", v.Age)
-	case v.Value != nil && (*v.Value < 0 || *v.Value > most):
-		return fmt.Errorf("value %g, want 0 to %g", *v.Value, most)
+	case v.Value != nil && (*v.Value < least || *v.Value > most):
+		return fmt.Errorf("value %g, want %g to %g", *v.Value, least, most)
 	}
 	return nil
 }

@@ -1,0 +1,269 @@
+package fleet
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// sound is a snapshot that an agent could write.
+func sound(node string) Snapshot {
+	v := func(x float64) Value { return Value{Quality: QualityOK, Value: &x, Age: 0.5} }
+	age := 0.5
+	memory := int64(1 << 30)
+	return Snapshot{
+		Schema: Schema,
+		Node:   node,
+		At:     time.Date(2026, 11, 22, 7, 0, 0, 0, time.UTC),
+		Agent:  Agent{Version: "1.2.3", Uptime: 60},
+		Driver: Driver{State: DriverOK, Version: "570.86.15", Epoch: 1},
+		GPUs: []GPU{{
+			Index: 0, UUID: "GPU-1", Name: "NVIDIA H100 80GB HBM3", PCI: "00000000:01:00.0", State: StateOK, Age: &age,
+			Busy:       v(0.87),
+			BusyOver:   []Window{{Seconds: 60, Mean: 0.5, Max: 1, Coverage: 1}},
+			MemoryUsed: v(1 << 30), MemoryReserved: Value{Quality: QualityUnsupported}, MemoryTotal: v(80 << 30),
+			Power: v(412), Temperature: v(-3),
+			Processes: Processes{Quality: QualityOK, Total: 1, Outside: 1, List: []Process{{PID: 7, Comm: "miner", Memory: &memory}}},
+		}},
+		Outside: Outside{Known: true, GPUs: 1, Processes: 1},
+	}
+}
+
+// serve answers every request in one way and returns its address.
+func serve(t *testing.T, h http.HandlerFunc) string {
+	t.Helper()
+	s := httptest.NewServer(h)
+	t.Cleanup(s.Close)
+	return s.Listener.Addr().String()
+}
+
+func answering(t *testing.T, s Snapshot) string {
+	return serve(t, func(w http.ResponseWriter, _ *http.Request) { json.NewEncoder(w).Encode(s) })
+}
+
+func TestGather(t *testing.T) {
+	release := make(chan struct{})
+	t.Cleanup(func() { close(release) })
+	var followed atomic.Bool
+	for _, tt := range []struct {
+		node string
+		addr string
+		err  string // in the error; empty for none
+	}{
+		{"sound", answering(t, sound("sound")), ""},
+		{"other", answering(t, sound("somebody")), `agent of node "somebody"`},
+		{"closed", "127.0.0.1:1", "connection refused"},
+		{"silent", serve(t, func(_ http.ResponseWriter, r *http.Request) {
+			select {
+			case <-release:
+			case <-r.Context().Done():
+			}
+		}), "deadline exceeded"},
+		{"slow", serve(t, func(w http.ResponseWriter, r *http.Request) {
+			for r.Context().Err() == nil { // a byte at a time, for ever
+				io.WriteString(w, " ")
+				w.(http.Flusher).Flush()
+				time.Sleep(10 * time.Millisecond)
+			}
+		}), "deadline exceeded"},
+		{"endless", serve(t, func(w http.ResponseWriter, _ *http.Request) {
+			io.WriteString(w, `{"node":"`)
+			chunk := strings.Repeat("x", 1<<16)
+			for range 100 {
+				io.WriteString(w, chunk)
+			}
+		}), "more than 4194304 bytes"},
+		{"redirect", serve(t, func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path != SnapshotPath {
+				followed.Store(true)
+			}
+			http.Redirect(w, r, "/elsewhere", http.StatusFound)
+		}), "302 Found"},
+		{"locked", serve(t, func(w http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("Authorization") != "Bearer secret" {
+				t.Error("the token was not sent")
+			}
+			http.Error(w, "", http.StatusUnauthorized)
+		}), "bearer token"},
+		{"broken", serve(t, func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "", 500) }), "500"},
+		{"page", serve(t, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "<html>") }), "not a snapshot"},
+		{"address", "127.0.0.1:80/../evil?", "agent of node address"},
+	} {
+		t.Run(tt.node, func(t *testing.T) {
+			t.Parallel()
+			before := time.Now()
+			got := Gather(t.Context(), Config{Timeout: time.Second, Token: "secret"}, map[string]string{tt.node: tt.addr})
+			r, ok := got[tt.node]
+			if !ok || len(got) != 1 || r.At.Before(before) || r.At.After(time.Now()) {
+				t.Fatalf("Gather = %+v, want one reading of %s", got, tt.node)
+			}
+			if tt.err == "" {
+				if r.Err != nil {
+					t.Fatal(r.Err)
+				}
+				if diff := cmp.Diff(sound(tt.node), r.Snapshot); diff != "" {
+					t.Errorf("snapshot differs (-want +got):\n%s", diff)
+				}
+				return
+			}
+			if r.Err == nil || !strings.Contains(r.Err.Error(), tt.err) || !strings.Contains(r.Err.Error(), "node "+tt.node) {
+				t.Errorf("error is %v, want it to name the node and say %q", r.Err, tt.err)
+			}
+		})
+	}
+	if followed.Load() {
+		t.Error("a redirect was followed")
+	}
+}
+
+func TestGatherIsBounded(t *testing.T) {
+	var now, most atomic.Int64
+	addr := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if n := now.Add(1); n > most.Load() {
+			most.Store(n)
+		}
+		defer now.Add(-1)
+		time.Sleep(5 * time.Millisecond)
+		http.Error(w, "", http.StatusTeapot)
+	})
+	agents := map[string]string{}
+	for i := range 200 {
+		agents[fmt.Sprint(i)] = addr
+	}
+	got := Gather(t.Context(), Config{Concurrency: 8, Timeout: 30 * time.Second}, agents)
+	if len(got) != 200 {
+		t.Errorf("%d readings of 200 agents", len(got))
+	}
+	if most.Load() > 8 {
+		t.Errorf("%d agents were asked at a time, want at most 8", most.Load())
+	}
+}
+
+func TestGatherEndsWithItsContext(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	got := Gather(ctx, Config{}, map[string]string{"a": answering(t, sound("a"))})
+	if got["a"].Err == nil {
+		t.Error("an agent was asked after the end")
+	}
+}
+
+func TestDecodeRefuses(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		change func(s *Snapshot)
+		err    string
+	}{
+		{"another schema", func(s *Snapshot) { s.Schema = 2 }, "schema 2, want 1"},
+		{"an unknown driver state", func(s *Snapshot) { s.Driver.State = "fine" }, `driver.state "fine"`},
+		{"more GPUs than there can be", func(s *Snapshot) { s.GPUs = make([]GPU, MaxGPUs+1) }, "65 GPUs"},
+		{"more processes than there can be", func(s *Snapshot) { s.GPUs[0].Processes.List = make([]Process, MaxProcesses+1) }, "33 processes"},
+		{"more outside than in all", func(s *Snapshot) { s.GPUs[0].Processes.Outside = 2 }, "2 of 1 processes"},
+		{"outside without GPUs", func(s *Snapshot) { s.Outside.GPUs = 2 }, "outside: 1 processes on 2 of 1 GPUs"},
+		{"negative outside", func(s *Snapshot) { s.Outside.GPUs = -1 }, "outside"},
+		{"busier than busy", func(s *Snapshot) { *s.GPUs[0].Busy.Value = 87 }, "busy_ratio: value 87"},
+		{"negative memory", func(s *Snapshot) { *s.GPUs[0].MemoryUsed.Value = -1 }, "memory_used_bytes"},
+		{"from the future", func(s *Snapshot) { s.GPUs[0].Power.Age = -5 }, "age -5 s"},
+		{"ok without a value", func(s *Snapshot) { s.GPUs[0].Power.Value = nil }, "does not go with the value"},
+		{"a value of unknown quality", func(s *Snapshot) { s.GPUs[0].Power.Quality = "great" }, "does not go with the value"},
+		{"the same GPU twice", func(s *Snapshot) { s.GPUs = append(s.GPUs, s.GPUs[0]) }, "twice"},
+		{"endless text", func(s *Snapshot) { s.GPUs[0].Why = strings.Repeat("x", 1000) }, "1000 bytes"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := sound("a")
+			tt.change(&s)
+			text, err := json.Marshal(s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := Decode(strings.NewReader(string(text))); err == nil || !strings.Contains(err.Error(), tt.err) {
+				t.Errorf("Decode: %v, want it to say %q", err, tt.err)
+			}
+		})
+	}
+	for _, text := range []string{"", "null", "[]", `{"schema":1}{"schema":1}`, `{"schema":"1"}`, `{"schema":1} x`, `{"gpus":[{"busy_ratio":{"value":NaN}}]}`} {
+		if s, err := Decode(strings.NewReader(text)); err == nil {
+			t.Errorf("Decode(%q) = %+v, want an error", text, s)
+		}
+	}
+}
+
+// TestDecodeNewer: an agent of a later version adds fields before its readers
+// know them.
+func TestDecodeNewer(t *testing.T) {
+	text, err := json.Marshal(sound("a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	newer := strings.Replace(string(text), `{`, `{"instances":[{"model":"x"}],`, 1)
+	got, err := Decode(strings.NewReader(newer))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(sound("a"), got); diff != "" {
+		t.Errorf("snapshot differs (-want +got):\n%s", diff)
+	}
+}
+
+func TestUsable(t *testing.T) {
+	s := Snapshot{}
+	for _, state := range States {
+		s.GPUs = append(s.GPUs, GPU{State: state})
+	}
+	if n := s.Usable(); n != 2 {
+		t.Errorf("Usable of one GPU in each state = %d, want those that are ok and stale", n)
+	}
+}
+
+// FuzzDecode: whatever an agent sends, the reader lives, and what it accepts
+// can be written and read again.
+func FuzzDecode(f *testing.F) {
+	text, err := json.Marshal(sound("a"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(text)
+	f.Add([]byte(`{"schema":1,"driver":{"state":"no-gpu"}}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		s, err := Decode(strings.NewReader(string(data)))
+		if err != nil {
+			return
+		}
+		again, err := json.Marshal(s)
+		if err != nil {
+			t.Fatalf("accepted what cannot be written: %v", err)
+		}
+		if _, err := Decode(strings.NewReader(string(again))); err != nil {
+			t.Fatalf("refused what it wrote: %v\n%s", err, again)
+		}
+	})
+}
+
+func BenchmarkDecode(b *testing.B) {
+	s := sound("a")
+	for i := range 7 {
+		g := s.GPUs[0]
+		g.Index, g.UUID = i+1, fmt.Sprintf("GPU-%d", i+2)
+		s.GPUs = append(s.GPUs, g)
+	}
+	text, err := json.Marshal(s)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.SetBytes(int64(len(text)))
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := Decode(strings.NewReader(string(text))); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
