@@ -29,7 +29,5 @@ func address(id string, last int) string {
 	return fmt.Sprintf("127.%d.%d.%d", a, b, last)
 }
 
-func (l *Lab) controlAddr() string { return address(l.id, 1) }
-
 // device is the name of a host's network interface, of at most 15 characters.
 func (l *Lab) device(suffix string) string { return "gp" + l.id + "-" + suffix }

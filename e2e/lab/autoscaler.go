@@ -42,6 +42,8 @@ func (l *Lab) StopAutoscaler() error {
 
 // autoscaler is the one that runs, or nil.
 func (l *Lab) autoscaler() *Daemon {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	for _, d := range l.daemons {
 		select {
 		case <-d.Done():

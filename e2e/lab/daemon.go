@@ -32,6 +32,11 @@ func (l *Lab) run(name string, env []string, program string, args ...string) (*D
 	d.cmd.Dir, d.cmd.Env, d.cmd.Stdout, d.cmd.Stderr = l.config.Dir, env, output, output
 	// A terminal's Ctrl-C is for this process, which then stops things in order.
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.room == nil {
+		return nil, fmt.Errorf("lab: start %s: the lab is closed", name)
+	}
 	if err := l.room.start(d.cmd); err != nil {
 		return nil, fmt.Errorf("lab: start %s: %w", name, err)
 	}

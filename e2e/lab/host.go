@@ -93,7 +93,7 @@ func (h *Host) configure(bootDelay time.Duration) error {
 		env[name] = value
 	}
 	fields := map[string]any{
-		"Name": h.Name, "Addr": h.IP, "Control": l.controlAddr(), "Pool": l.config.Pool,
+		"Name": h.Name, "Addr": h.IP, "Control": l.ControlIP(), "Pool": l.config.Pool,
 		"Dir": h.dir, "Logs": filepath.Join(l.config.Dir, "logs"), "Tools": l.tools, "PluginDir": filepath.Dir(l.tools.DeviceFake),
 		"Device": l.device(strconv.Itoa(h.number)),
 		"Meta":   l.config.Meta, "Env": env, "GPUState": h.GPUState, "BootDelay": bootDelay,
@@ -209,7 +209,7 @@ func (h *Host) Node(ctx context.Context) (*nomad.NodeListStub, error) {
 
 // UntilNode waits for Nomad to give the host's node a status: ready or down.
 func (h *Host) UntilNode(ctx context.Context, status string) error {
-	return h.lab.Until(ctx, "the node of "+h.Name+" is "+status, func(ctx context.Context) (bool, error) {
+	return Until(ctx, "the node of "+h.Name+" is "+status, func(ctx context.Context) (bool, error) {
 		n, err := h.Node(ctx)
 		return n != nil && n.Status == status, err
 	})
@@ -218,7 +218,7 @@ func (h *Host) UntilNode(ctx context.Context, status string) error {
 // UntilPower waits for the BMC to say that the chassis is on or off.
 func (h *Host) UntilPower(ctx context.Context, on bool) error {
 	state := map[bool]string{true: "on", false: "off"}[on]
-	return h.lab.Until(ctx, "the chassis of "+h.Name+" is "+state, func(ctx context.Context) (bool, error) {
+	return Until(ctx, "the chassis of "+h.Name+" is "+state, func(ctx context.Context) (bool, error) {
 		now, err := h.PowerState(ctx)
 		return err == nil && now == on, nil
 	})

@@ -49,7 +49,7 @@ func (l *Lab) Allocs(ctx context.Context, job string) ([]*nomad.AllocationListSt
 // UntilAlloc waits for an allocation of a job to have a client status, such as
 // running or complete, and returns it.
 func (l *Lab) UntilAlloc(ctx context.Context, job, status string) (found *nomad.AllocationListStub, err error) {
-	err = l.Until(ctx, "job "+job+" has an allocation that is "+status, func(ctx context.Context) (bool, error) {
+	err = Until(ctx, "job "+job+" has an allocation that is "+status, func(ctx context.Context) (bool, error) {
 		allocs, err := l.Allocs(ctx, job)
 		for _, a := range allocs {
 			if a.ClientStatus == status {

@@ -20,6 +20,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	consul "github.com/hashicorp/consul/api"
@@ -73,8 +74,8 @@ func (c Config) validate() (Config, error) {
 		errs = append(errs, fmt.Errorf("lab: boot delay %v is negative", c.BootDelay))
 	}
 	dir, err := filepath.Abs(c.Dir)
-	if err != nil || c.Dir == "" {
-		errs = append(errs, fmt.Errorf("lab: folder %q: %w", c.Dir, errors.Join(err, os.ErrNotExist)))
+	if err != nil {
+		errs = append(errs, fmt.Errorf("lab: folder: %w", err))
 	} else if info, err := os.Stat(dir); err != nil {
 		errs = append(errs, fmt.Errorf("lab: folder: %w", err))
 	} else if !info.IsDir() || !regexp.MustCompile(`^[A-Za-z0-9._/-]+$`).MatchString(dir) {
@@ -84,19 +85,22 @@ func (c Config) validate() (Config, error) {
 	return c, errors.Join(errs...)
 }
 
-// Lab is a running lab.
+// Lab is a running lab. Its methods and those of its hosts may be called from
+// several goroutines.
 type Lab struct {
 	config   Config
 	id       string // four hexadecimal digits, part of every address
 	claim    net.Listener
 	tools    Tools
-	room     *room
 	password string
 	env      []string // of everything that runs in the lab
 	hosts    []*Host
-	daemons  []*Daemon // in the order of their start
 	nomad    *nomad.Client
 	consul   *consul.Client
+
+	mu      sync.Mutex
+	room    *room     // nil before it is opened and after it was closed
+	daemons []*Daemon // in the order of their start
 }
 
 // PasswordEnv is the environment variable in which [Lab.Env] has the password
@@ -155,12 +159,12 @@ func (l *Lab) start(ctx context.Context) error {
 
 // startServers starts Consul and the Nomad server.
 func (l *Lab) startServers(ctx context.Context) error {
-	l.config.Progress("starting Consul and the Nomad server on " + l.controlAddr())
+	l.config.Progress("starting Consul and the Nomad server on " + l.ControlIP())
 	dir := filepath.Join(l.config.Dir, "control")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("lab: %w", err)
 	}
-	fields := map[string]any{"Control": l.controlAddr(), "Dir": dir}
+	fields := map[string]any{"Control": l.ControlIP(), "Dir": dir}
 	for _, name := range []string{"consul-server.hcl", "nomad-server.hcl"} {
 		if err := render(name, filepath.Join(dir, name), fields); err != nil {
 			return err
@@ -173,19 +177,19 @@ func (l *Lab) startServers(ctx context.Context) error {
 		return err
 	}
 	var err error
-	if l.consul, err = consul.NewClient(&consul.Config{Address: l.controlAddr() + ":8500"}); err != nil {
+	if l.consul, err = consul.NewClient(&consul.Config{Address: l.ControlIP() + ":8500"}); err != nil {
 		return fmt.Errorf("lab: Consul client: %w", err)
 	}
-	if l.nomad, err = nomad.NewClient(&nomad.Config{Address: "http://" + l.controlAddr() + ":4646"}); err != nil {
+	if l.nomad, err = nomad.NewClient(&nomad.Config{Address: "http://" + l.ControlIP() + ":4646"}); err != nil {
 		return fmt.Errorf("lab: Nomad client: %w", err)
 	}
-	if err := l.Until(ctx, "Consul has a leader", func(ctx context.Context) (bool, error) {
+	if err := Until(ctx, "Consul has a leader", func(ctx context.Context) (bool, error) {
 		leader, err := l.consul.Status().LeaderWithQueryOptions((&consul.QueryOptions{}).WithContext(ctx))
 		return err == nil && leader != "", nil
 	}); err != nil {
 		return err
 	}
-	if err := l.Until(ctx, "Nomad has a leader", func(context.Context) (bool, error) {
+	if err := Until(ctx, "Nomad has a leader", func(context.Context) (bool, error) {
 		leader, err := l.nomad.Status().Leader()
 		return err == nil && leader != "", nil
 	}); err != nil {
@@ -193,7 +197,7 @@ func (l *Lab) startServers(ctx context.Context) error {
 	}
 	// Nomad makes a pool when its first node joins. A job that waits for the
 	// first host to be powered on has to have one before.
-	return l.Until(ctx, "Nomad takes the node pool", func(ctx context.Context) (bool, error) {
+	return Until(ctx, "Nomad takes the node pool", func(ctx context.Context) (bool, error) {
 		_, err := l.nomad.NodePools().Register(&nomad.NodePool{Name: l.config.Pool}, (&nomad.WriteOptions{}).WithContext(ctx))
 		return err == nil, nil
 	})
@@ -218,7 +222,7 @@ func (l *Lab) startBMCs(ctx context.Context) error {
 		}
 	}
 	for _, h := range l.hosts {
-		if err := l.Until(ctx, "the BMC of "+h.Name+" answers", func(ctx context.Context) (bool, error) {
+		if err := Until(ctx, "the BMC of "+h.Name+" answers", func(ctx context.Context) (bool, error) {
 			on, err := h.PowerState(ctx)
 			return err == nil && !on, nil
 		}); err != nil {
@@ -232,20 +236,22 @@ func (l *Lab) startBMCs(ctx context.Context) error {
 // the autoscaler and its plugins in peace, everything else at once. It answers
 // an error if anything of the lab is left. It can be called twice.
 func (l *Lab) Close() error {
-	var errs []error
 	if d := l.autoscaler(); d != nil {
 		d.stop(10 * time.Second)
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var errs []error
 	if l.room != nil {
 		errs = append(errs, l.room.close())
+		l.room = nil
 		for _, d := range l.daemons {
 			<-d.Done()
 		}
 		errs = append(errs, l.left())
-		l.room = nil
 	}
 	if l.claim != nil {
-		l.claim.Close()
+		errs = append(errs, l.claim.Close())
 		l.claim = nil
 	}
 	return errors.Join(errs...)
@@ -273,6 +279,12 @@ func (l *Lab) left() error {
 // Hosts are the lab's GPU hosts, in the order of their names' numbers.
 func (l *Lab) Hosts() []*Host { return l.hosts }
 
+// Tools are the programs that the lab is made of.
+func (l *Lab) Tools() Tools { return l.tools }
+
+// Password is the password of every BMC.
+func (l *Lab) Password() string { return l.password }
+
 // Nomad is a client of the Nomad server.
 func (l *Lab) Nomad() *nomad.Client { return l.nomad }
 
@@ -280,15 +292,15 @@ func (l *Lab) Nomad() *nomad.Client { return l.nomad }
 func (l *Lab) Consul() *consul.Client { return l.consul }
 
 // NomadAddr is the URL of the Nomad server's API and user interface.
-func (l *Lab) NomadAddr() string { return "http://" + l.controlAddr() + ":4646" }
+func (l *Lab) NomadAddr() string { return "http://" + l.ControlIP() + ":4646" }
 
 // ConsulAddr is the address, host:port, of the Consul server's API and user
 // interface.
-func (l *Lab) ConsulAddr() string { return l.controlAddr() + ":8500" }
+func (l *Lab) ConsulAddr() string { return l.ControlIP() + ":8500" }
 
 // ControlIP is the address of the machine that has the servers; what else runs
 // there can listen on any port of it but theirs.
-func (l *Lab) ControlIP() string { return l.controlAddr() }
+func (l *Lab) ControlIP() string { return address(l.id, 1) }
 
 // Env is the environment of a program that works with the lab from the control
 // machine: where Nomad and Consul are, and the password of the BMCs. It is
@@ -302,7 +314,7 @@ func (l *Lab) Env() []string {
 
 // Until asks again and again until ok, an error or the end of the context. Its
 // error says what was waited for.
-func (l *Lab) Until(ctx context.Context, what string, ok func(context.Context) (bool, error)) error {
+func Until(ctx context.Context, what string, ok func(context.Context) (bool, error)) error {
 	if _, limited := ctx.Deadline(); !limited {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, time.Minute)

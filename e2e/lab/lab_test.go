@@ -56,11 +56,11 @@ func TestLab(t *testing.T) {
 	s.step("and the job runs")
 	s.hasGPUs(one, 2)
 	s.seesItsGPU(alloc, one)
-	s.ok(s.lab.Until(s.ctx, "gpu-1 is in Consul", func(context.Context) (bool, error) { return s.alive(one), nil }))
+	s.ok(Until(s.ctx, "gpu-1 is in Consul", func(context.Context) (bool, error) { return s.alive(one), nil }))
 
 	state := nvmltest.State{"count": "2", "gpu0.uuid": "A", "gpu1.uuid": "B", "gpu1.lost": "1"}
 	s.ok(state.WriteFile(one.GPUState))
-	s.ok(s.lab.Until(s.ctx, "gpu-1 has one healthy GPU", func(context.Context) (bool, error) { return s.healthy(one) == 1, nil }))
+	s.ok(Until(s.ctx, "gpu-1 has one healthy GPU", func(context.Context) (bool, error) { return s.healthy(one) == 1, nil }))
 	s.step("a GPU is lost")
 
 	s.ok(two.PowerOn(s.ctx))
@@ -80,7 +80,7 @@ func TestLab(t *testing.T) {
 	if left := s.ofLab("sleep"); len(left) > 0 {
 		t.Errorf("both hosts are off and tasks run: %v", left)
 	}
-	s.ok(s.lab.Until(s.ctx, "gpu-1 left Consul", func(context.Context) (bool, error) { return !s.alive(one), nil }))
+	s.ok(Until(s.ctx, "gpu-1 left Consul", func(context.Context) (bool, error) { return !s.alive(one), nil }))
 	s.ok(two.UntilNode(s.ctx, nomad.NodeStatusDown))
 	s.step("gpu-2: node down")
 	s.ok(one.UntilNode(s.ctx, nomad.NodeStatusDown))
@@ -101,7 +101,7 @@ func TestLab(t *testing.T) {
 		Meta:      map[string]string{"mark": "mine"},
 	}, nil)
 	s.ok(err)
-	s.ok(s.lab.Until(s.ctx, "gpu-1 is drained", func(context.Context) (bool, error) { return s.info(one).DrainStrategy == nil, nil }))
+	s.ok(Until(s.ctx, "gpu-1 is drained", func(context.Context) (bool, error) { return s.info(one).DrainStrategy == nil, nil }))
 	s.step("gpu-1 is drained")
 	s.ok(one.SoftOff(s.ctx))
 	s.ok(one.UntilPower(s.ctx, false))
@@ -147,7 +147,7 @@ func TestBMC(t *testing.T) {
 
 	// A host that its BMC forgot could never be powered off again.
 	h.BMCProcess().Kill()
-	s.ok(s.lab.Until(s.ctx, "gpu-1 died with its BMC", func(context.Context) (bool, error) { return len(s.ofLab("nomad-client.hcl")) == 0, nil }))
+	s.ok(Until(s.ctx, "gpu-1 died with its BMC", func(context.Context) (bool, error) { return len(s.ofLab("nomad-client.hcl")) == 0, nil }))
 }
 
 func TestAutoscaler(t *testing.T) {
@@ -159,7 +159,7 @@ func TestAutoscaler(t *testing.T) {
 	for range 2 { // it can be killed and started again
 		_, err := s.lab.StartAutoscaler(config, plugins)
 		s.ok(err)
-		s.ok(s.lab.Until(s.ctx, "the autoscaler is healthy", func(ctx context.Context) (bool, error) {
+		s.ok(Until(s.ctx, "the autoscaler is healthy", func(ctx context.Context) (bool, error) {
 			req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.lab.ControlIP()+":8080/v1/health", nil)
 			if err != nil {
 				return false, err
@@ -208,7 +208,7 @@ func TestKilledLab(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	began := time.Now()
-	if err := orphan.Until(ctx, "nothing is left", func(context.Context) (bool, error) { return orphan.left() == nil, nil }); err != nil {
+	if err := Until(ctx, "nothing is left", func(context.Context) (bool, error) { return orphan.left() == nil, nil }); err != nil {
 		t.Error(err, orphan.left())
 	}
 	t.Logf("killed to nothing left: %.3f s", time.Since(began).Seconds())

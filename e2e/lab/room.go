@@ -38,6 +38,9 @@ func permitted() error {
 	if _, err := os.Stat("/dev/net/tun"); err != nil {
 		errs = append(errs, fmt.Errorf("lab: hosts need a network interface each: %w (modprobe tun)", err))
 	}
+	if _, err := exec.LookPath("go"); err != nil {
+		errs = append(errs, fmt.Errorf("lab: %w (sudo sets a PATH of its own: sudo env PATH=$PATH ...)", err))
+	}
 	for _, program := range []string{"ipmi_sim", "ipmitool"} {
 		if _, err := exec.LookPath(program); err != nil {
 			errs = append(errs, fmt.Errorf("lab: %w (e2e/tools/packages.sh installs it)", err))

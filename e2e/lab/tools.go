@@ -21,7 +21,7 @@ type Tools struct {
 // findTools finds or builds the programs. The first time on a machine this
 // takes about ten minutes, and progress is told how it goes.
 func findTools(ctx context.Context, dir string, progress func(string)) (Tools, error) {
-	root, err := repository()
+	root, err := Repository()
 	if err != nil {
 		return Tools{}, err
 	}
@@ -76,8 +76,8 @@ func buildTools(ctx context.Context, root string, progress func(string)) (map[st
 	return paths, nil
 }
 
-// repository is the root of the source tree that the working directory is in.
-func repository() (string, error) {
+// Repository is the root of the source tree that the working directory is in.
+func Repository() (string, error) {
 	dir, err := os.Getwd()
 	if err != nil {
 		return "", fmt.Errorf("lab: %w", err)

@@ -38,7 +38,7 @@ on_path() {
 # build NAME DIR PACKAGE TARGET builds PACKAGE of the module in DIR as TARGET,
 # which appears complete or not at all.
 build() {
-	local name=$1 dir=$2 package=$3 target=$4 tmp began=$SECONDS status=0 job
+	local name=$1 dir=$2 package=$3 target=$4 tmp began=$SECONDS next=15 status=0 job
 	tmp=$(mktemp -d "$cache/.build-$name.XXXXXX")
 	# GOWORK and GOFLAGS of the caller must not reach these modules.
 	(cd "$here/$dir" && exec env GOWORK=off GOFLAGS=-buildvcs=false go build -mod=readonly -trimpath -o "$tmp/$name" "$package") \
@@ -48,7 +48,10 @@ build() {
 	trap 'kill "$job" 2>/dev/null || true; rm -rf "$tmp"; exit 130' INT TERM
 	while kill -0 "$job" 2>/dev/null; do
 		sleep 1
-		((SECONDS - began)) && (((SECONDS - began) % 15 == 0)) && say "$name: building for $((SECONDS - began)) s"
+		if ((SECONDS - began >= next)); then
+			say "$name: building for $((SECONDS - began)) s"
+			next=$((SECONDS - began + 15))
+		fi
 	done
 	wait "$job" || status=$?
 	trap - INT TERM

@@ -11,6 +11,21 @@ advertise {
 consul {
   address = "{{.Control}}:8500"
 }
+# It is a node too, for what runs beside the servers: the autoscaler, say.
+client {
+  enabled           = true
+  network_interface = "lo"
+  servers           = ["{{.Control}}:4647"]
+  options {
+    "fingerprint.denylist" = "env_aws,env_gce,env_azure,env_digitalocean"
+    "driver.allowlist"     = "raw_exec"
+  }
+}
+plugin "raw_exec" {
+  config {
+    enabled = true
+  }
+}
 server {
   enabled          = true
   bootstrap_expect = 1
