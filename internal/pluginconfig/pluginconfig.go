@@ -34,7 +34,7 @@ func Read(plugin string, config map[string]string) Reader {
 	for k, v := range config {
 		given[k] = setting.Given{Text: v}
 	}
-	return Reader{setting.NewReader(plugin, "", given)}
+	return Reader{setting.NewReader(setting.Place{Subject: plugin}, given)}
 }
 
 // Err returns all mistakes in one error, or nil. A key that was not declared

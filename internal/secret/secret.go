@@ -45,7 +45,7 @@ func Parse(text string) (Ref, error) {
 	default:
 		for _, s := range later {
 			if scheme == s {
-				return "", fmt.Errorf(`"%s:" references are not supported yet; let a Nomad template write the value to a file or a variable, and %s`, s, mend)
+				return "", fmt.Errorf(`"%s:" references are not supported yet; let a Nomad template write the credential to a file or a variable and %s`, s, mend)
 			}
 		}
 		return "", errors.New("a credential is written in clear; " + mend)
@@ -87,34 +87,42 @@ func resolveEnv(name string) (string, error) {
 	case !found:
 		return "", fmt.Errorf("environment variable %s is not set; set it for the process that reads this file, or use \"file:PATH\"", name)
 	case value == "":
-		return "", fmt.Errorf("environment variable %s is empty", name)
+		return "", fmt.Errorf("environment variable %s is empty; give it the credential", name)
 	}
 	return value, nil
 }
 
 func resolveFile(path string) (string, error) {
+	value, err := readFile(path)
+	if err != nil {
+		return "", fmt.Errorf("credential file: %w; write the credential to it, for the owner's eyes only", err)
+	}
+	return value, nil
+}
+
+func readFile(path string) (string, error) {
 	info, err := os.Stat(path)
 	if err != nil {
-		return "", fmt.Errorf("credential file: %w", err)
+		return "", err
 	}
 	if !info.Mode().IsRegular() { // reading a pipe could take for ever
-		return "", fmt.Errorf("credential file %s is not a regular file", path)
+		return "", fmt.Errorf("%s is not a regular file", path)
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return "", fmt.Errorf("credential file: %w", err)
+		return "", err
 	}
 	defer f.Close()
 	raw, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err != nil {
-		return "", fmt.Errorf("credential file: %w", err)
+		return "", err
 	}
 	if len(raw) > maxFile {
-		return "", fmt.Errorf("credential file %s is larger than %d bytes", path, maxFile)
+		return "", fmt.Errorf("%s is larger than %d bytes", path, maxFile)
 	}
 	value := strings.TrimSuffix(strings.TrimSuffix(string(raw), "\n"), "\r")
 	if value == "" {
-		return "", fmt.Errorf("credential file %s is empty", path)
+		return "", fmt.Errorf("%s is empty", path)
 	}
 	return value, nil
 }

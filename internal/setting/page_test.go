@@ -8,7 +8,7 @@ import (
 )
 
 func TestCheckPage(t *testing.T) {
-	r := NewReader("x", "", nil)
+	r := NewReader(Place{Subject: "x"}, nil)
 	declare(r)
 	doc := Markdown(r.Fields())
 	path := filepath.Join(t.TempDir(), "page.md")

@@ -87,11 +87,12 @@ func (ps Problems) Err() error {
 // Suggest says which of the known words was probably meant, or lists them.
 func Suggest(word string, known []string) string {
 	word = strings.ToLower(strings.ReplaceAll(word, "-", "_"))
-	best, distance := "", max(2, min(len(word)/3, 6))+1
+	best, distance := "", max(1, min(len(word)/3, 6))+1
+	candidates := known
 	if len(word) > 100 { // no slip of the pen
-		known = nil
+		candidates = nil
 	}
-	for _, k := range known {
+	for _, k := range candidates {
 		plain := strings.ToLower(strings.ReplaceAll(k, "-", "_"))
 		if d := levenshtein.Distance(word, plain, nil); d < distance {
 			best, distance = k, d
@@ -119,6 +120,8 @@ func Markdown(fields []Field) string {
 		switch {
 		case f.Required:
 			def = "required"
+		case f.defaultInWords:
+			def = f.Default
 		case f.Default != "":
 			def = "`" + f.Default + "`"
 		}

@@ -3,7 +3,7 @@
 // the place where it is read, with its default, its rules and one sentence for
 // people; the reference pages are printed from the same declarations.
 //
-//	r := setting.NewReader(`pool "h100"`, "pools.hcl", given)
+//	r := setting.NewReader(setting.Place{Subject: `pool "h100"`}, given)
 //	p.BootTimeout = r.Duration("boot_timeout", 15*time.Minute,
 //		"How long a host may take to boot.", setting.Between(time.Second, 24*time.Hour))
 //	r.Finish(nil)
@@ -30,6 +30,17 @@ import (
 type Given struct {
 	Text string
 	Line int // in its file; 0 if there is none
+
+	// Rejected says that its mistake was reported already: the setting has
+	// its default and nothing more is said of it.
+	Rejected bool
+}
+
+// Place says where settings are, for error messages.
+type Place struct {
+	Subject string // what they are settings of: `pool "h100"`
+	File    string // may be empty
+	Line    int    // where something is missing; 0 if not known
 }
 
 // Field is a setting as it was declared, for reference pages.
@@ -40,25 +51,35 @@ type Field struct {
 	Required bool
 	Default  string // empty if there is none
 	Doc      string
+
+	defaultInWords bool
 }
 
 // Reader reads the settings of one subject. Not safe for concurrent use.
 type Reader struct {
-	subject  string
-	file     string
+	place    Place
 	given    map[string]Given
 	fields   []Field
 	problems Problems
 }
 
-// NewReader returns a reader of what was given for subject, such as
-// `pool "h100"`, in a file; file may be empty.
-func NewReader(subject, file string, given map[string]Given) *Reader {
-	return &Reader{subject: subject, file: file, given: given}
+// NewReader returns a reader of what was given in one place.
+func NewReader(place Place, given map[string]Given) *Reader {
+	return &Reader{place: place, given: given}
 }
 
 // Fields returns what was declared so far, in the order of declaration.
 func (r *Reader) Fields() []Field { return r.fields }
+
+// DefaultIs says in words what the default of a key is, for reference pages,
+// where it depends on something else.
+func (r *Reader) DefaultIs(key, words string) {
+	for i := range r.fields {
+		if f := &r.fields[i]; f.Key == key {
+			f.Default, f.defaultInWords, f.Required = words, true, false
+		}
+	}
+}
 
 // Problems returns the mistakes found so far.
 func (r *Reader) Problems() Problems { return r.problems }
@@ -66,8 +87,12 @@ func (r *Reader) Problems() Problems { return r.problems }
 // Reject records a mistake about a key that only the caller can see, such as
 // one between two settings.
 func (r *Reader) Reject(key, what, mend string) {
+	line := r.place.Line
+	if g, found := r.given[key]; found {
+		line = g.Line
+	}
 	r.problems = append(r.problems, Problem{
-		File: r.file, Line: r.given[key].Line, Subject: r.subject, Key: shorten(key), What: what, Mend: mend,
+		File: r.place.File, Line: line, Subject: r.place.Subject, Key: shorten(key), What: what, Mend: mend,
 	})
 }
 
@@ -314,6 +339,9 @@ func read[T any](r *Reader, f Field, def T, rules []Rule[T], parse func(string) 
 		}
 		return def
 	}
+	if g.Rejected {
+		return def
+	}
 	if len(g.Text) > maxText {
 		r.Reject(f.Key, fmt.Sprintf("has %d bytes", len(g.Text)), fmt.Sprintf("%d are allowed", maxText))
 		return def
@@ -373,6 +401,8 @@ func show(v any) string {
 			s = strings.TrimSuffix(s, "0m")
 		}
 		return s
+	case float64:
+		return strconv.FormatFloat(v, 'f', -1, 64)
 	case []string:
 		return strings.Join(v, ",")
 	default:

@@ -70,7 +70,7 @@ func TestRead(t *testing.T) {
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			r := NewReader("pool", "pools.hcl", tc.given)
+			r := NewReader(Place{Subject: "pool", File: "pools.hcl"}, tc.given)
 			got := declare(r)
 			r.Finish(nil)
 			if err := r.Problems().Err(); err != nil {
@@ -118,12 +118,12 @@ func TestMistakes(t *testing.T) {
 		{"pasword", "hunter2", `there is no such setting; known are buffer, consul, headroom, lead_time, max, mode, name, queues, shadow, target, token`},
 		{"name", strings.Repeat("x", 100), ""},
 		{"name", strings.Repeat("x", 1<<20), `has 1048576 bytes; 16384 are allowed`},
-		{"mode", strings.Repeat("x", 101), `"` + strings.Repeat("x", 60) + `..." is none of hold, fail_open, error; take it out`},
+		{"mode", strings.Repeat("x", 101), `"` + strings.Repeat("x", 60) + `..." is none of hold, fail_open, error; known are error, fail_open, hold`},
 	} {
 		t.Run(tc.key+"="+shorten(tc.text), func(t *testing.T) {
 			m := given(base...)
 			m[tc.key] = Given{Text: tc.text, Line: 7}
-			r := NewReader(`pool "h100"`, "pools.hcl", m)
+			r := NewReader(Place{Subject: `pool "h100"`, File: "pools.hcl"}, m)
 			declare(r)
 			r.Finish(nil)
 			err := r.Problems().Err()
@@ -142,7 +142,7 @@ func TestMistakes(t *testing.T) {
 }
 
 func TestAllMistakesAtOnce(t *testing.T) {
-	r := NewReader("target-gpupool", "", given("lead_time", "10", "mode", "x", "secret_key", "hunter2", "ignored", "x"))
+	r := NewReader(Place{Subject: "target-gpupool"}, given("lead_time", "10", "mode", "x", "secret_key", "hunter2", "ignored", "x"))
 	got := declare(r)
 	r.Reject("max", "is below min", "raise it")
 	r.Finish(func(key string) bool { return key == "ignored" })
@@ -178,9 +178,11 @@ func TestErrDropsRepetitionsAndBoundsItself(t *testing.T) {
 }
 
 func TestMarkdown(t *testing.T) {
-	r := NewReader("x", "", nil)
+	r := NewReader(Place{Subject: "x"}, nil)
 	declare(r)
 	r.String("pipe", "a|b", "Either | or.")
+	r.Int("hosts", 7, "How many.")
+	r.DefaultIs("hosts", "all of them")
 	got := Markdown(r.Fields())
 	for _, want := range []string{
 		"| `name` | text, not empty | required | What it is called. |\n",
@@ -190,6 +192,7 @@ func TestMarkdown(t *testing.T) {
 		"| `target` | percentage, 1% to 100% | `80%` | How full to run. |\n",
 		"| `buffer` | size, at least 1KiB | `64MiB` | Memory for history. |\n",
 		"| `queues` | comma-separated list | none | Queues to read. |\n",
+		"| `hosts` | whole number | all of them | How many. |\n",
 		"| `pipe` | text | `a\\|b` | Either \\| or. |\n",
 	} {
 		if !strings.Contains(got, want) {
@@ -202,7 +205,7 @@ func TestShow(t *testing.T) {
 	for want, v := range map[string]any{
 		"1m30s": 90 * time.Second, "5m": 5 * time.Minute, "24h": 24 * time.Hour, "1h5m": 65 * time.Minute,
 		"0s": time.Duration(0), "250ms": 250 * time.Millisecond, "10m": 10 * time.Minute, "10s": 10 * time.Second,
-		"85%": Fraction(0.85), "7%": Fraction(0.07), "0B": Size(0), "1500B": Size(1500), "a,b": []string{"a", "b"}, "1.5": 1.5,
+		"85%": Fraction(0.85), "7%": Fraction(0.07), "0B": Size(0), "1500B": Size(1500), "a,b": []string{"a", "b"}, "1.5": 1.5, "1000000": 1e6,
 	} {
 		if got := show(v); got != want {
 			t.Errorf("show(%v) = %q, want %q", v, got, want)
@@ -217,7 +220,7 @@ func FuzzShownValuesParse(f *testing.F) {
 		if d == math.MinInt64 || size < 0 || math.IsNaN(part) || math.Abs(part) > 1e6 {
 			return // cannot be written
 		}
-		r := NewReader("x", "", given("d", show(time.Duration(d)), "s", show(Size(size)), "p", show(Fraction(part))))
+		r := NewReader(Place{Subject: "x"}, given("d", show(time.Duration(d)), "s", show(Size(size)), "p", show(Fraction(part))))
 		gotD, gotS, gotP := r.Duration("d", 1, ""), r.Size("s", 1, ""), r.Fraction("p", 1, "")
 		if err := r.Problems().Err(); err != nil {
 			t.Fatal(err)
@@ -234,7 +237,7 @@ func FuzzParsersNeverPanic(f *testing.F) {
 		f.Add("buffer", s)
 	}
 	f.Fuzz(func(t *testing.T, key, text string) {
-		r := NewReader("x", "f", map[string]Given{key: {Text: text, Line: 1}})
+		r := NewReader(Place{Subject: "x", File: "f"}, map[string]Given{key: {Text: text, Line: 1}})
 		declare(r)
 		r.Finish(nil)
 		_ = r.Problems().Err()
