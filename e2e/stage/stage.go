@@ -1,0 +1,266 @@
+// Package stage puts gpupool on a lab: the plugins and the agent built from
+// this tree, run by Nomad from the job files in jobs/, on hosts that are off.
+// The demo and the end-to-end tests play on it.
+package stage
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	nomadapi "github.com/hashicorp/nomad/api"
+
+	"github.com/gpupool/gpupool/e2e/lab"
+	"github.com/gpupool/gpupool/internal/board"
+	"github.com/gpupool/gpupool/internal/consul"
+	"github.com/gpupool/gpupool/internal/nomad"
+)
+
+// PoolName is the pool of the stage, as in jobs/pools.hcl and in the policy.
+const PoolName = "h100"
+
+// Config says what to put up.
+type Config struct {
+	Dir      string        // existing folder for everything that is written
+	Hosts    int           // GPU hosts with two GPUs each; 0 means 3
+	Boot     time.Duration // from power-on to the start of the operating system
+	Progress func(string)
+
+	EvaluationInterval time.Duration // of the autoscaler; 0 means 2 s
+	ScaleInAfter       time.Duration // surplus before it goes; 0 means 10 s
+}
+
+// Stage is gpupool on a lab.
+type Stage struct {
+	*lab.Lab
+	dir    string
+	root   string
+	config Config
+	pool   *consul.Pool
+	demand *nomad.Client
+}
+
+// Up builds and starts everything, and returns when the target plugin has seen
+// all hosts off. Call Close in any case where it returned a stage.
+func Up(ctx context.Context, cfg Config) (*Stage, error) {
+	if cfg.Hosts == 0 {
+		cfg.Hosts = 3
+	}
+	if cfg.EvaluationInterval == 0 {
+		cfg.EvaluationInterval = 2 * time.Second
+	}
+	if cfg.ScaleInAfter == 0 {
+		cfg.ScaleInAfter = 10 * time.Second
+	}
+	if cfg.Progress == nil {
+		cfg.Progress = func(string) {}
+	}
+	root, err := lab.Repository()
+	if err != nil {
+		return nil, err
+	}
+	l, err := lab.Start(ctx, lab.Config{Dir: cfg.Dir, Hosts: cfg.Hosts, BootDelay: cfg.Boot, Progress: cfg.Progress})
+	if err != nil {
+		return nil, err
+	}
+	s := &Stage{Lab: l, dir: cfg.Dir, root: root, config: cfg}
+	if err := s.up(ctx); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+func (s *Stage) up(ctx context.Context) error {
+	cc, err := consul.New(consul.Config{Address: s.ConsulAddr()})
+	if err != nil {
+		return err
+	}
+	s.pool = cc.Pool(PoolName)
+	if s.demand, err = nomad.New(nomad.Config{API: &nomadapi.Config{Address: s.NomadAddr()}}); err != nil {
+		return err
+	}
+	s.config.Progress("building the plugins and the agent")
+	if err := s.build(ctx); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(s.dir, "pools.hcl"), []byte(s.inventory()), 0o600); err != nil {
+		return fmt.Errorf("stage: %w", err)
+	}
+	s.config.Progress("submitting the agent and the autoscaler to Nomad")
+	if err := s.Agent(ctx); err != nil {
+		return err
+	}
+	if err := s.Autoscaler(ctx); err != nil {
+		return err
+	}
+	return s.UntilBoard(ctx, "the target has seen all hosts off", func(p board.Pool) bool {
+		return p.Status != nil && count(p, "off") == s.config.Hosts
+	})
+}
+
+// build compiles what the job files run into bin.
+func (s *Stage) build(ctx context.Context) error {
+	bin := filepath.Join(s.dir, "bin")
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", bin+"/", "./plugins/...", "./agent")
+	cmd.Dir = s.root
+	cmd.Env = append(os.Environ(), "CGO_CFLAGS=-O2 -g -Wno-deprecated-declarations")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("stage: go build: %w: %s", err, out)
+	}
+	return os.Symlink(s.Tools().Autoscaler, filepath.Join(bin, "nomad-autoscaler"))
+}
+
+// inventory is jobs/pools.hcl for the lab's hosts: other addresses, the cipher
+// suite that ipmi_sim has, and a pace that suits spectators.
+func (s *Stage) inventory() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, `pool %q {
+  node_pool        = "gpu"
+  device           = "nvidia/gpu"
+  gpus_per_host    = 2
+  max_booting      = 3
+  max_draining     = 3
+  boot_timeout     = "2m"
+  soft_off_timeout = "1m"
+  power_confirm    = "20s"
+  poll             = "1s"
+  stale_after      = "15s"
+  fence            = "5s"
+
+  power "ipmi" {
+    username     = %q
+    password     = "env:BMC_PASSWORD"
+    cipher_suite = 3
+    min_interval = "0s"
+  }
+`, PoolName, s.Hosts()[0].User)
+	for _, h := range s.Hosts() {
+		fmt.Fprintf(&b, "\n  host %q {\n    power { address = %q }\n  }\n", h.Name, h.BMC)
+	}
+	b.WriteString("}\n")
+	return b.String()
+}
+
+// Agent submits jobs/agent.nomad.hcl.
+func (s *Stage) Agent(ctx context.Context) error {
+	return s.Submit(ctx, "agent.nomad.hcl", map[string]string{
+		"agent": filepath.Join(s.dir, "bin", "agent"),
+	})
+}
+
+// Autoscaler submits jobs/autoscaler.nomad.hcl, with the BMCs' password where
+// the job looks for it.
+func (s *Stage) Autoscaler(ctx context.Context) error {
+	_, _, err := s.Nomad().Variables().Create(&nomadapi.Variable{
+		Path:  "nomad/jobs/gpupool-autoscaler",
+		Items: nomadapi.VariableItems{"bmc_password": s.Password()},
+	}, (&nomadapi.WriteOptions{}).WithContext(ctx))
+	if err != nil {
+		return fmt.Errorf("stage: put the BMCs' password: %w", err)
+	}
+	return s.Submit(ctx, "autoscaler.nomad.hcl", map[string]string{
+		"bin":                 filepath.Join(s.dir, "bin"),
+		"pools":               filepath.Join(s.dir, "pools.hcl"),
+		"policy":              filepath.Join(s.root, "jobs", "policies", "gpu-hosts.hcl"),
+		"nomad_addr":          s.NomadAddr(),
+		"consul_addr":         s.ConsulAddr(),
+		"evaluation_interval": s.config.EvaluationInterval.String(),
+		"scale_in_after":      s.config.ScaleInAfter.String(),
+		"log_level":           "debug",
+	})
+}
+
+// Submit runs a file of jobs/ with Nomad's own command.
+func (s *Stage) Submit(ctx context.Context, file string, vars map[string]string) error {
+	args := []string{"job", "run", "-detach"}
+	for name, value := range vars {
+		args = append(args, "-var", name+"="+value)
+	}
+	return s.nomad(ctx, append(args, file)...)
+}
+
+// nomad runs Nomad's command in the folder of the job files.
+func (s *Stage) nomad(ctx context.Context, args ...string) error {
+	cmd := exec.CommandContext(ctx, s.Tools().Nomad, args...)
+	cmd.Dir = filepath.Join(s.root, "jobs")
+	cmd.Env = s.Env()
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("stage: nomad %s: %w: %s", strings.Join(args, " "), err, out.String())
+	}
+	return nil
+}
+
+// Train runs the batch job of jobs/train.nomad.hcl: n tasks that hold gpus GPUs
+// each for so long.
+func (s *Stage) Train(ctx context.Context, n, gpus int, d time.Duration) error {
+	return s.Submit(ctx, "train.nomad.hcl", map[string]string{
+		"count":   fmt.Sprint(n),
+		"gpus":    fmt.Sprint(gpus),
+		"command": fmt.Sprintf("echo on $NVIDIA_VISIBLE_DEVICES; exec sleep %g", d.Seconds()),
+	})
+}
+
+// Serve runs the service job of jobs/serve.nomad.hcl with n instances.
+func (s *Stage) Serve(ctx context.Context, n int) error {
+	return s.Submit(ctx, "serve.nomad.hcl", map[string]string{
+		"count":   fmt.Sprint(n),
+		"command": "echo on $NVIDIA_VISIBLE_DEVICES; exec sleep 86400",
+	})
+}
+
+// Scale changes how many instances of the service job run.
+func (s *Stage) Scale(ctx context.Context, n int) error {
+	return s.nomad(ctx, "job", "scale", "-detach", "serve", "serve", fmt.Sprint(n))
+}
+
+// Board is how the pool stands, as `gpupool status` would show it, with the
+// demand as apm-nvml reads it. What cannot be read is absent.
+func (s *Stage) Board(ctx context.Context) board.Pool {
+	p := board.Pool{Name: PoolName}
+	if want, err := s.pool.Want(ctx); err == nil {
+		p.Want = &want
+	}
+	if status, err := s.pool.Status(ctx); err == nil {
+		p.Status = &status
+	}
+	if d, err := s.demand.Demand(ctx, nomad.PoolSpec{Name: PoolName, NodePool: "gpu", Device: "nvidia/gpu"}); err == nil {
+		p.Demand = &board.Demand{Allocated: d.Allocated, Queued: d.Queued}
+	}
+	return p
+}
+
+// UntilBoard waits until the pool stands so.
+func (s *Stage) UntilBoard(ctx context.Context, what string, ok func(board.Pool) bool) error {
+	var last board.Pool
+	err := lab.Until(ctx, what, func(ctx context.Context) (bool, error) {
+		last = s.Board(ctx)
+		return ok(last), nil
+	})
+	if err != nil {
+		var b strings.Builder
+		_ = board.Print(&b, last, time.Now())
+		return fmt.Errorf("%w\n%s", err, b.String())
+	}
+	return nil
+}
+
+// count is the number of hosts in a phase.
+func count(p board.Pool, phase string) int {
+	n := 0
+	if p.Status != nil {
+		for _, h := range p.Status.Hosts {
+			if h.Phase == phase {
+				n++
+			}
+		}
+	}
+	return n
+}

@@ -1,0 +1,227 @@
+// Package live binds a pool of the inventory to the real world: its BMCs, its
+// Nomad nodes, its agents, and its records in Consul, behind the interfaces of
+// the control loop. [Runner] is the process that ticks that loop.
+package live
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/gpupool/gpupool/internal/consul"
+	"github.com/gpupool/gpupool/internal/fleet"
+	"github.com/gpupool/gpupool/internal/nomad"
+	"github.com/gpupool/gpupool/internal/pool"
+	"github.com/gpupool/gpupool/internal/power"
+)
+
+// Bounds of one sweep.
+const (
+	bmcTimeout   = 4 * time.Second // one BMC's answer; a live one takes milliseconds
+	bmcAtOnce    = 32              // BMCs asked side by side: more loses datagrams on small links
+	agentTimeout = 2 * time.Second // all agents together
+)
+
+// Site is one pool as it is. It is safe for concurrent use, and keeps nothing
+// between calls but its connections.
+type Site struct {
+	hosts  []Host
+	spec   nomad.PoolSpec
+	rule   pool.AgentRule
+	drain  time.Duration
+	nomad  *nomad.Client
+	consul *consul.Client
+	gather fleet.Config
+}
+
+// Host is a configured host and the way to its power.
+type Host struct {
+	pool.Host
+	Driver power.Driver
+}
+
+// SiteConfig is what a site is made of.
+type SiteConfig struct {
+	Hosts         []Host
+	Nomad         *nomad.Client
+	Consul        *consul.Client
+	Spec          nomad.PoolSpec
+	Agent         pool.AgentRule
+	DrainDeadline time.Duration
+	Gather        fleet.Config
+}
+
+// NewSite makes a site. It does no I/O.
+func NewSite(cfg SiteConfig) *Site {
+	if cfg.Gather.Timeout == 0 {
+		cfg.Gather.Timeout = agentTimeout
+	}
+	return &Site{
+		hosts: slices.Clone(cfg.Hosts), spec: cfg.Spec, rule: cfg.Agent, drain: cfg.DrainDeadline,
+		nomad: cfg.Nomad, consul: cfg.Consul, gather: cfg.Gather,
+	}
+}
+
+// Close closes the connections to the BMCs.
+func (s *Site) Close() error {
+	var errs []error
+	for _, h := range s.hosts {
+		if err := h.Driver.Close(); err != nil {
+			errs = append(errs, fmt.Errorf("close the power driver of %s: %w", h.ID, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Observe reads Nomad, the BMCs and the agents, side by side. Without Nomad
+// nothing can be said, so that is its only error.
+func (s *Site) Observe(ctx context.Context) (pool.Snapshot, error) {
+	views := make([]pool.View, len(s.hosts))
+	names := make([]string, len(s.hosts))
+	for i, h := range s.hosts {
+		views[i].Host, names[i] = h.Host, h.NodeName
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.seeNodes(gctx, names, views) })
+	g.Go(func() error { s.seePower(gctx, views); return nil })
+	agents := make(map[string]sight)
+	g.Go(func() error { agents = s.seeAgents(gctx, names); return nil })
+	if err := g.Wait(); err != nil {
+		return pool.Snapshot{}, err
+	}
+	for i := range views {
+		if a, ok := agents[views[i].NodeName]; ok {
+			views[i].Agent, views[i].AgentAt = a.Agent, a.at
+		}
+	}
+	return pool.Snapshot{At: time.Now(), Hosts: views}, nil
+}
+
+func (s *Site) seeNodes(ctx context.Context, names []string, views []pool.View) error {
+	at := time.Now()
+	nodes, err := s.nomad.Nodes(ctx, s.spec, names)
+	if err != nil {
+		return err
+	}
+	for i := range views {
+		views[i].Node, views[i].NodeAt = nodes[names[i]], at
+	}
+	return nil
+}
+
+// seePower asks every BMC with a deadline of its own, so that dead ones cost
+// their own answer and nobody else's.
+func (s *Site) seePower(ctx context.Context, views []pool.View) {
+	var g errgroup.Group
+	g.SetLimit(bmcAtOnce)
+	for i, h := range s.hosts {
+		g.Go(func() error {
+			views[i].PowerAt = time.Now()
+			state, err := readPower(ctx, h.Driver)
+			if err != nil {
+				state, views[i].PowerErr = pool.PowerUnknown, err.Error()
+			}
+			views[i].Power = state
+			return nil
+		})
+	}
+	_ = g.Wait() // the functions return no error
+}
+
+func readPower(ctx context.Context, d power.Driver) (state pool.Power, err error) {
+	ctx, cancel := context.WithTimeout(ctx, bmcTimeout)
+	defer cancel()
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic in the power driver: %v", p)
+		}
+	}()
+	return d.State(ctx)
+}
+
+// sight is what is known of one agent.
+type sight struct {
+	pool.Agent
+	at time.Time
+}
+
+// seeAgents joins what Consul says of the agents with what they say. An agent
+// that Consul calls passing and that does not answer is not passing.
+func (s *Site) seeAgents(ctx context.Context, names []string) map[string]sight {
+	if s.rule == pool.AgentNone {
+		return nil
+	}
+	at := time.Now()
+	entries, err := s.consul.Agents(ctx)
+	if err != nil {
+		return nil // unknown, which is the zero value; the loop reads Consul too and will say so
+	}
+	seen := make(map[string]sight, len(names))
+	ask := make(map[string]string)
+	for _, n := range names {
+		e, ok := entries[n]
+		switch {
+		case ok && e.Passing:
+			ask[n] = e.Addr
+		case ok:
+			seen[n] = sight{pool.Agent{Status: pool.AgentFailing}, at}
+		}
+	}
+	for n, r := range fleet.Gather(ctx, s.gather, ask) {
+		if r.Err != nil {
+			seen[n] = sight{pool.Agent{Status: pool.AgentFailing}, r.At}
+			continue
+		}
+		seen[n] = sight{hear(r.Snapshot), r.At}
+	}
+	return seen
+}
+
+func hear(s fleet.Snapshot) pool.Agent {
+	a := pool.Agent{Status: pool.AgentPassing, Outside: s.Outside.GPUs}
+	if !s.Outside.Known {
+		a.Blind = cmp.Or(s.Outside.Why, "it does not say why")
+	}
+	return a
+}
+
+// Act does one thing to one host.
+func (s *Site) Act(ctx context.Context, v pool.View, do pool.Verb) error {
+	i := slices.IndexFunc(s.hosts, func(h Host) bool { return h.ID == v.Host.ID })
+	if i < 0 {
+		return fmt.Errorf("no host %s in this pool", v.Host.ID)
+	}
+	driver := s.hosts[i].Driver
+	switch do {
+	case pool.TurnOn:
+		return driver.On(ctx)
+	case pool.Enable:
+		return s.nomad.Enable(ctx, v.Node.ID, s.spec.Name)
+	case pool.Cordon:
+		return s.nomad.Cordon(ctx, v.Node.ID)
+	case pool.Drain:
+		return s.nomad.Drain(ctx, v.Node.ID, nomad.DrainSpec{Deadline: s.drain, Pool: s.spec.Name})
+	case pool.SoftOff:
+		return driver.Off(ctx, power.Soft)
+	case pool.HardOff:
+		return driver.Off(ctx, power.Hard)
+	}
+	return fmt.Errorf("%s is not a thing to do", do)
+}
+
+// Ambiguous reports whether an act that failed so may still happen. Nomad
+// answers what it did, and a BMC that could not be reached or said no did
+// nothing; all else may have been done.
+func Ambiguous(err error) bool {
+	for _, clear := range []error{power.ErrUnreachable, power.ErrAuth, power.ErrRefused, power.ErrUnsupported} {
+		if errors.Is(err, clear) && !errors.Is(err, power.ErrAmbiguous) {
+			return false
+		}
+	}
+	return true
+}

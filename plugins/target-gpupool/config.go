@@ -1,0 +1,158 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	nomadconfig "github.com/hashicorp/nomad-autoscaler/sdk/helper/nomad"
+
+	"github.com/gpupool/gpupool/internal/consul"
+	"github.com/gpupool/gpupool/internal/fleet"
+	"github.com/gpupool/gpupool/internal/inventory"
+	"github.com/gpupool/gpupool/internal/live"
+	"github.com/gpupool/gpupool/internal/nomad"
+	"github.com/gpupool/gpupool/internal/pluginconfig"
+	"github.com/gpupool/gpupool/internal/pool"
+	"github.com/gpupool/gpupool/internal/power/drivers"
+	"github.com/gpupool/gpupool/internal/setting"
+)
+
+// settings is the plugin's own configuration.
+type settings struct {
+	pools      string
+	consul     consul.Config
+	lease      time.Duration
+	agentToken string
+}
+
+func readSettings(config map[string]string) (settings, error) {
+	r := pluginconfig.Read(pluginName, config)
+	s := settings{
+		pools: r.String("pools", "", "Path of the inventory, pools.hcl.", setting.NotEmpty()),
+		consul: consul.Config{
+			Address:    r.String("consul_address", "", "Consul's address. Empty means CONSUL_HTTP_ADDR, or 127.0.0.1:8500."),
+			Datacenter: r.String("consul_datacenter", "", "Consul datacenter. Empty means that of the Consul agent."),
+			Prefix:     r.String("consul_prefix", consul.DefaultPrefix, "Where in Consul's KV store the pools' records are."),
+			CAFile:     r.String("consul_ca_file", "", "PEM file of the authorities that Consul's certificate is checked against."),
+			CertFile:   r.String("consul_cert_file", "", "PEM file of the client certificate for Consul."),
+			KeyFile:    r.String("consul_key_file", "", "PEM file of the key of that certificate."),
+		},
+		lease: r.Duration("lease_ttl", consul.DefaultTTL, "How long a pool is left alone after its actor died. Shorter is faster to fail over; longer rides out slower networks.", setting.Between(consul.MinTTL, consul.MaxTTL)),
+	}
+	s.consul.Token = resolve(r, "consul_token", "ACL token for Consul. Without it CONSUL_HTTP_TOKEN is used.")
+	s.agentToken = resolve(r, "agent_token", "Bearer token that the agents on the hosts ask for, if they do.")
+	return s, r.Err()
+}
+
+func resolve(r pluginconfig.Reader, key, doc string) string {
+	ref := r.Secret(key, doc)
+	if ref == "" {
+		return ""
+	}
+	v, err := ref.Resolve()
+	if err != nil {
+		r.Reject(key, err.Error(), "")
+	}
+	return v
+}
+
+// build makes a runner for each pool of the inventory, all of them or none. It
+// reads files and the environment, and does no other I/O.
+func build(config map[string]string, log hclog.Logger) (map[string]*live.Runner, error) {
+	s, err := readSettings(config)
+	if err != nil {
+		return nil, err
+	}
+	inv, err := inventory.Load(s.pools, drivers.Check)
+	if err != nil {
+		return nil, err
+	}
+	cc, err := consul.New(s.consul)
+	if err != nil {
+		return nil, err
+	}
+	nc, err := nomad.New(nomad.Config{API: nomadconfig.ConfigFromNamespacedMap(config), Logger: log})
+	if err != nil {
+		return nil, err
+	}
+	return assemble(inv, cc, nc, s, log)
+}
+
+// assemble makes a runner for each pool. All hosts that cannot be made are
+// reported together.
+func assemble(inv *inventory.Inventory, cc *consul.Client, nc *nomad.Client, s settings, log hclog.Logger) (map[string]*live.Runner, error) {
+	for _, w := range inv.Warnings {
+		log.Warn(w)
+	}
+	runners := make(map[string]*live.Runner, len(inv.Pools))
+	var errs []error
+	for _, p := range inv.Pools {
+		hosts, err := powered(p)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		limits := limitsOf(p)
+		if err := limits.Validate(); err != nil {
+			errs = append(errs, fmt.Errorf("pool %s: %w", p.Name, err))
+			continue
+		}
+		site := live.NewSite(live.SiteConfig{
+			Hosts: hosts, Nomad: nc, Consul: cc,
+			Spec:          nomad.PoolSpec{Name: p.Name, NodePool: p.NodePool, Device: p.Device},
+			Agent:         limits.Agent,
+			DrainDeadline: p.DrainDeadline,
+			Gather:        fleet.Config{Token: s.agentToken},
+		})
+		runners[p.Name] = live.NewRunner(live.RunnerConfig{
+			Pool: p.Name, Site: site, Consul: cc, Limits: limits, Poll: p.Poll, Log: log,
+			Lease: consul.LeaseConfig{Holder: holder(), TTL: s.lease, Logger: log},
+		})
+	}
+	return runners, errors.Join(errs...)
+}
+
+// powered makes the hosts of a pool with their power drivers.
+func powered(p inventory.Pool) ([]live.Host, error) {
+	hosts := make([]live.Host, 0, len(p.Hosts))
+	var errs []error
+	for _, h := range p.Hosts {
+		d, err := drivers.New(h.Power.Driver, h.Power.Decode)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("pool %s: host %s: %w", p.Name, h.ID, err))
+			continue
+		}
+		hosts = append(hosts, live.Host{Host: pool.Host{ID: h.ID, NodeName: h.Node, GPUs: h.GPUs}, Driver: d})
+	}
+	return hosts, errors.Join(errs...)
+}
+
+func limitsOf(p inventory.Pool) pool.Limits {
+	rules := map[string]pool.AgentRule{
+		inventory.AgentRequired: pool.AgentRequired,
+		inventory.AgentOptional: pool.AgentOptional,
+		inventory.AgentNone:     pool.AgentNone,
+	}
+	return pool.Limits{
+		Min: p.Min, MaxBooting: p.MaxBooting, MaxDraining: p.MaxDraining,
+		PowerConfirm: p.PowerConfirm, BootTimeout: p.BootTimeout,
+		SoftOffTimeout: p.SoftOffTimeout, HardOff: p.HardOff,
+		StaleAfter: p.StaleAfter, Fence: p.Fence,
+		Agent: rules[p.Agent],
+	}
+}
+
+// holder names this process to people.
+func holder() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown host"
+	}
+	if alloc := os.Getenv("NOMAD_ALLOC_ID"); alloc != "" {
+		return fmt.Sprintf("%s allocation %.8s pid %d", host, alloc, os.Getpid())
+	}
+	return fmt.Sprintf("%s pid %d", host, os.Getpid())
+}
