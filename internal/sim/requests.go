@@ -24,7 +24,8 @@ type requests struct {
 	queue    []request
 	head     int
 	did      served
-	last     float64 // time until which busy slots are added up, s
+	at       []float64 // instants of a tick
+	last     float64   // time until which busy slots are added up, s
 }
 
 type replica struct {
@@ -183,11 +184,7 @@ func (q *requests) step(now int) served {
 	n := math.Floor(q.arrived+1e-6) - q.counted
 	q.counted += n
 	mean := q.w.work[now/ticksPerMinute] * float64(q.w.cfg.Slots)
-	// The instants are those of n points thrown at random, in order: each
-	// next one is the least of those that remain.
-	at, left := 0.0, n
-	for ; left > 0; left-- {
-		at += (1 - at) * (1 - math.Exp(-q.rng.ExpFloat64()/left))
+	for _, at := range q.instants(int(n)) {
 		t := begin + at*tickSeconds
 		q.ends(t)
 		r := request{t, mean * q.table[q.rng.IntN(tableSize)]}
@@ -204,6 +201,22 @@ func (q *requests) step(now int) served {
 	q.ends(end)
 	q.count(end)
 	return q.did
+}
+
+// instants returns the places of n points thrown at random on [0, 1), in
+// order: the partial sums of n+1 exponential gaps, over their sum.
+func (q *requests) instants(n int) []float64 {
+	q.at = q.at[:0]
+	sum := 0.0
+	for range n {
+		sum += q.rng.ExpFloat64()
+		q.at = append(q.at, sum)
+	}
+	sum += q.rng.ExpFloat64()
+	for i := range q.at {
+		q.at[i] /= sum
+	}
+	return q.at
 }
 
 func (q *requests) finish(end int) {

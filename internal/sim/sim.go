@@ -85,7 +85,7 @@ type Config struct {
 	DecodeRate  float64 // tokens a second and request; 40
 	ServiceCV   float64 // coefficient of variation of service times (lognormal); 0.73. Requests engine only
 	SlowDown    float64 // how much faster an empty batch serves than a full one, as a share of the time, 0 to 0.9; 0. Requests engine only
-	Dispersion  float64 // variance over mean of the arrivals in a tick; 4
+	Dispersion  float64 // variance over mean of the arrivals in a tick; that of the trace's minutes, at most 30
 
 	Interval time.Duration // between decisions; 1 min
 	Sample   time.Duration // between metric samples; 30 s
@@ -131,7 +131,7 @@ func (c Config) withDefaults(t Trace) Config {
 	or(&c.PrefillRate, 5000)
 	or(&c.DecodeRate, 40)
 	or(&c.ServiceCV, 0.73)
-	or(&c.Dispersion, 4)
+	or(&c.Dispersion, t.dispersion())
 	or(&c.Interval, time.Minute)
 	or(&c.Sample, 30*time.Second)
 	or(&c.Delay, 15*time.Second)
@@ -274,9 +274,28 @@ func (w *World) calibrate() error {
 	return nil
 }
 
+// dispersion is the variance of the minutes over their mean, taken from the
+// differences of neighbours so that trends do not count: 1 for Poisson
+// arrivals, 2 to 24 for measured LLM traffic. It is cut to 1 to 30.
+func (t Trace) dispersion() float64 {
+	squares, sum := 0.0, 0.0
+	for i, a := range t.Arrivals {
+		sum += a
+		if i > 0 {
+			d := a - t.Arrivals[i-1]
+			squares += d * d
+		}
+	}
+	n := float64(len(t.Arrivals))
+	if n < 2 || sum <= 0 {
+		return 1
+	}
+	return max(min(squares/2/(n-1)/(sum/n), 30), 1)
+}
+
 // spread distributes each minute's requests over its ticks, with weights drawn
 // so that a tick's variance is Dispersion times its mean. Poisson arrivals
-// would flatter every policy: measured LLM traffic has 2 to 24.
+// would flatter every policy.
 func spread(minutes []float64, cfg Config) []float64 {
 	rng := rand.New(rand.NewPCG(cfg.Seed, 0x6172726976616c73))
 	out := make([]float64, len(minutes)*ticksPerMinute)

@@ -77,7 +77,7 @@ func (w *World) assumptions() []string {
 	a := append([]string(nil), w.trace.Notes...)
 	a = append(a,
 		fmt.Sprintf("The service rate is set so that the p99.9 minute keeps %g replicas of %d slots busy; policies are not told it.", c.Peak, c.Slots),
-		fmt.Sprintf("Requests within a minute arrive unevenly: variance over mean is %g in 5 seconds.", c.Dispersion),
+		fmt.Sprintf("Requests within a minute arrive unevenly: variance over mean is %.3g in 5 seconds.", c.Dispersion),
 		fmt.Sprintf("Metrics come every %s, %s late, and %.3g %% of them never.", c.Sample, c.Delay, 100*c.Loss),
 		fmt.Sprintf("A replica is billed from its start command, through %s of start, to the end of its drain.", c.Lead),
 		fmt.Sprintf("Every policy decides once in %s, between %d and %d replicas.", c.Interval, c.Min, c.Max),
