@@ -7,14 +7,17 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"time"
 )
 
 // Versions are the releases that the tests are written against. `make tools`
-// builds these.
+// builds these. The version of a tool of this repository is a hash of its
+// source; it stands here as *, and the one built last is taken.
 var Versions = map[string]string{
-	"consul":           "1.22.7",
-	"nomad":            "1.11.3",
-	"nomad-autoscaler": "0.5.0",
+	"consul":              "1.22.7",
+	"nomad":               "1.11.3",
+	"nomad-autoscaler":    "0.5.0",
+	"gpupool-device-fake": "*",
 }
 
 // failer is the part of testing.TB that Path uses.
@@ -47,11 +50,25 @@ func find(name string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	path := filepath.Join(dir, name+"-"+version, name)
-	if _, err := os.Stat(path); err != nil {
-		return "", fmt.Errorf("no %s on PATH and none at %s: run `make tools`", name, path)
+	pattern := filepath.Join(dir, name+"-"+version, name)
+	path := newest(pattern)
+	if path == "" {
+		return "", fmt.Errorf("no %s on PATH and none at %s: run `make tools`", name, pattern)
 	}
 	return path, nil
+}
+
+// newest is the file matching the pattern that was changed last, or empty.
+func newest(pattern string) string {
+	paths, _ := filepath.Glob(pattern)
+	var path string
+	var changed time.Time
+	for _, p := range paths {
+		if info, err := os.Stat(p); err == nil && info.ModTime().After(changed) {
+			path, changed = p, info.ModTime()
+		}
+	}
+	return path
 }
 
 // Dir is the tools cache: $GPUPOOL_TOOLS, else gpupool/tools in the user's

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestFindLooksOnPathFirst(t *testing.T) {
@@ -25,6 +26,26 @@ func TestFindLooksOnPathFirst(t *testing.T) {
 	}
 	if _, err := find("vault"); err == nil {
 		t.Fatal("a tool without a pinned version was accepted")
+	}
+}
+
+func TestFindTakesTheToolBuiltLast(t *testing.T) {
+	cache := t.TempDir()
+	t.Setenv("PATH", t.TempDir())
+	t.Setenv("GPUPOOL_TOOLS", cache)
+	latest := ""
+	for i, version := range []string{"0f", "ab", "12"} {
+		path := executable(t, filepath.Join(cache, "gpupool-device-fake-"+version, "gpupool-device-fake"))
+		built := time.Now().Add(-time.Duration(i) * time.Hour)
+		if err := os.Chtimes(path, built, built); err != nil {
+			t.Fatal(err)
+		}
+		if i == 0 {
+			latest = path
+		}
+	}
+	if got, err := find("gpupool-device-fake"); err != nil || got != latest {
+		t.Errorf("got %q, %v; want %q", got, err, latest)
 	}
 }
 

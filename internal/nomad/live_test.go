@@ -331,6 +331,56 @@ func TestDemandFromZero(t *testing.T) {
 	eventually(t, "the stopped job is counted no more", func() bool { return demand(t, c, gpuPool).Queued == 4 })
 }
 
+// GPUs that are there, held, waited for, broken and mended.
+func TestGPUs(t *testing.T) {
+	t.Parallel()
+	server := nomadtest.Start(t, "")
+	c := connect(t, server.Addr)
+	spec := gpuPool
+	spec.Nodes = []string{"gpu-1"}
+	client := server.GPUClient("gpu-1", "count 2")
+	eventually(t, "both GPUs are fingerprinted", func() bool { return one(t, c, "gpu-1").GPUs == 2 })
+
+	submit(t, server, job("serve", "service", gpus("web", 3, 1), gpus("embed", 1, 1), group1("proxy", 1, 10)))
+	eventually(t, "two of four are placed", func() bool {
+		d := demand(t, c, spec)
+		return d.Allocated == 2 && d.Queued == 2
+	})
+	n := one(t, c, "gpu-1")
+	if len(n.Work) != 3 || n.GPUsBusy() != 2 {
+		t.Errorf("got work %+v, want the two that hold a GPU and one that holds none", n.Work)
+	}
+	for _, j := range demand(t, c, spec).Jobs {
+		if !strings.Contains(j.Why, "devices") {
+			t.Errorf("%s waits because of %q", j.Group, j.Why)
+		}
+	}
+
+	// Every host of the pool is known, so what none of them has is no demand.
+	model := gpus("other", 1, 1)
+	model.Tasks[0].Resources.Devices[0].Name = "nvidia/gpu/NVIDIA A100-SXM4-80GB"
+	submit(t, server, job("train", "batch", gpus("wide", 1, 4), model))
+	eventually(t, "the second job is blocked", func() bool { return len(demand(t, c, spec).Jobs) >= 3 })
+	for _, j := range demand(t, c, spec).Jobs {
+		if j.Job == "train" && j.Counted {
+			t.Errorf("counted: %+v", j)
+		}
+	}
+	if d := demand(t, c, spec); d.Queued != 2 {
+		t.Errorf("got %+v, want 2 GPUs queued", d)
+	}
+
+	_, _, err := server.API().Jobs().Deregister("serve", false, nil)
+	must(t, err)
+	eventually(t, "all GPUs are free", func() bool {
+		return demand(t, c, spec).Allocated == 0 && len(one(t, c, "gpu-1").Work) == 0
+	})
+	client.SetGPUs("count 2\ngpu1.lost 1")
+	eventually(t, "one GPU is lost", func() bool { return one(t, c, "gpu-1").GPUs == 1 })
+	client.SetGPUs("count 2")
+	eventually(t, "it is there again", func() bool { return one(t, c, "gpu-1").GPUs == 2 })
+}
+
 // Each dispatched job is a job of its own.
 func TestDemandOfDispatchedJobs(t *testing.T) {
 	t.Parallel()
@@ -534,9 +584,9 @@ func must(t *testing.T, err error) {
 
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(60 * time.Second); !ok(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within 30 s: %s", what)
+			t.Fatalf("not within 60 s: %s", what)
 		}
 	}
 }

@@ -182,6 +182,7 @@ type Client struct {
 	*agent
 	Name   string
 	server *Server
+	gpus   string // file with the state of its GPUs
 }
 
 // Client runs a Nomad client in node pool gpu, which has 1000 MB of memory and
@@ -189,11 +190,41 @@ type Client struct {
 // extra is HCL for the client block. It takes root.
 func (s *Server) Client(name, extra string) *Client {
 	s.t.Helper()
+	return s.client(name, extra, "")
+}
+
+// GPUClient runs a client that has GPUs, which do not exist. The state is what
+// drives them, in the words of agent/nvmltest/README.md: "count 2" makes two.
+func (s *Server) GPUClient(name, state string) *Client {
+	s.t.Helper()
+	plugin := devbin.Path(s.t, "gpupool-device-fake")
+	file := filepath.Join(s.t.TempDir(), "gpus")
+	if err := os.WriteFile(file, []byte(state), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+	c := s.client(name, "", fmt.Sprintf(`
+		plugin_dir = %q
+		plugin %q {
+			config { file = %q }
+		}`, filepath.Dir(plugin), filepath.Base(plugin), file))
+	c.gpus = file
+	return c
+}
+
+// SetGPUs changes the state of a GPUClient's GPUs.
+func (c *Client) SetGPUs(state string) {
+	c.t.Helper()
+	if err := os.WriteFile(c.gpus, []byte(state), 0o600); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func (s *Server) client(name, block, extra string) *Client {
+	s.t.Helper()
 	c := &Client{Name: name, server: s}
 	c.agent = newAgent(s.t, func(host string, ports []int, dir string) string {
 		return base(name, host, ports, dir) + fmt.Sprintf(`
 			leave_on_terminate = true
-			plugin_dir = %q
 			client {
 				enabled         = true
 				servers         = [%q]
@@ -207,7 +238,8 @@ func (s *Server) Client(name, extra string) *Client {
 			}
 			plugin "raw_exec" {
 				config { enabled = true }
-			}`, filepath.Join(dir, "plugins"), s.rpc, extra)
+			}
+			%s`, s.rpc, block, extra)
 	})
 	c.jail = true
 	c.Run()
