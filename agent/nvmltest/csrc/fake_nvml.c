@@ -3,6 +3,7 @@
  * ../README.md. It keeps no state but whether it is initialised: each call
  * reads the file again, so a test changes a GPU by replacing the file.
  */
+#include <fcntl.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -23,25 +24,29 @@ static atomic_int users; /* nvmlInit calls that nvmlShutdown did not undo */
 
 /* ---- the state file ---- */
 
-/* load returns the state file's text, or NULL if there is none. */
-static const char *load(void)
+/* The state file as the call in progress sees it; empty if there is none. */
+static _Thread_local char state[MAX_STATE + 1];
+
+/* load reads the state file, and says whether there is one. */
+static int load(void)
 {
-	static _Thread_local char text[MAX_STATE + 1];
 	const char *path = getenv("FAKE_NVML_FILE");
-	FILE *f = path ? fopen(path, "re") : NULL;
-	if (!f)
-		return NULL;
-	text[fread(text, 1, MAX_STATE, f)] = '\0';
-	fclose(f);
-	return text;
+	int fd = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+	ssize_t n = 0, got;
+	while (fd >= 0 && n < MAX_STATE && (got = read(fd, state + n, MAX_STATE - n)) > 0)
+		n += got;
+	state[n] = '\0';
+	if (fd >= 0)
+		close(fd);
+	return fd >= 0;
 }
 
 /* find copies the last value of key to out, and says whether there is one. */
-static int find(const char *text, const char *key, char *out, size_t size)
+static int find(const char *key, char *out, size_t size)
 {
 	size_t len = strlen(key);
 	int found = 0;
-	for (const char *line = text; line && *line; line = *line ? line + 1 : line) {
+	for (const char *line = state; *line; line = *line ? line + 1 : line) {
 		const char *end = strchrnul(line, '\n');
 		const char *p = line + strspn(line, " \t");
 		if (p < end && !strncmp(p, key, len) && (p[len] == ' ' || p[len] == '\t' || p + len == end)) {
@@ -61,7 +66,7 @@ static int find(const char *text, const char *key, char *out, size_t size)
 static long number(const char *key, long otherwise)
 {
 	char value[32];
-	return find(load(), key, value, sizeof value) ? strtol(value, NULL, 10) : otherwise;
+	return find(key, value, sizeof value) ? strtol(value, NULL, 10) : otherwise;
 }
 
 /* gpu_key writes "gpuN.property". */
@@ -80,7 +85,7 @@ static long gpu_number(int gpu, const char *property, long otherwise)
 static int gpu_text(int gpu, const char *property, char *out, size_t size)
 {
 	char key[128];
-	return find(load(), gpu_key(key, sizeof key, gpu, property), out, size);
+	return find(gpu_key(key, sizeof key, gpu, property), out, size);
 }
 
 static long gpu_count(void)
@@ -91,36 +96,39 @@ static long gpu_count(void)
 
 /* ---- what every call does ---- */
 
-static void trace(const char *symbol, int gpu)
+/* begin is the first thing that every call does. It says whether there is a state. */
+static int begin(const char *symbol, int gpu)
 {
 	const char *path = getenv("FAKE_NVML_TRACE");
 	FILE *f = path ? fopen(path, "ae") : NULL;
-	if (!f)
-		return;
-	if (gpu < 0)
+	if (f && gpu < 0)
 		fprintf(f, "%s\n", symbol);
-	else
+	else if (f)
 		fprintf(f, "%s gpu%d\n", symbol, gpu);
-	fclose(f);
+	if (f)
+		fclose(f);
+	return load();
 }
 
 /* hang sleeps while key is in the file, and for no longer than it says. */
 static void hang(const char *key)
 {
 	const struct timespec step = {.tv_nsec = 5 * 1000 * 1000};
-	for (long waited = 0; waited < number(key, 0); waited += 5)
+	for (long waited = 0; waited < number(key, 0); waited += 5) {
 		nanosleep(&step, NULL);
+		load();
+	}
 }
 
 static int index_of(device d) { return (int)(uintptr_t)d - 1; }
 
-/* enter is the first thing that a call for a GPU does. */
+/* enter begins a call for a GPU, and returns what the state says that it answers. */
 static code enter(const char *symbol, int gpu)
 {
 	char key[128];
 	long err;
 
-	trace(symbol, gpu);
+	begin(symbol, gpu);
 	if (!users)
 		return UNINITIALIZED;
 	hang(gpu_key(key, sizeof key, gpu, "hang_ms"));
@@ -151,9 +159,9 @@ static code copy(char *out, unsigned size, const char *text)
 
 code nvmlInit_v2(void)
 {
-	trace(__func__, -1);
+	int there = begin(__func__, -1);
 	hang("init_hang_ms");
-	long err = load() ? number("init_err", 0) : DRIVER_NOT_LOADED;
+	long err = there ? number("init_err", 0) : DRIVER_NOT_LOADED;
 	if (!err)
 		users++;
 	return err;
@@ -161,7 +169,7 @@ code nvmlInit_v2(void)
 
 code nvmlShutdown(void)
 {
-	trace(__func__, -1);
+	begin(__func__, -1);
 	if (!users)
 		return UNINITIALIZED;
 	users--;
@@ -178,15 +186,15 @@ const char *nvmlErrorString(code c)
 code nvmlSystemGetDriverVersion(char *out, unsigned size)
 {
 	char value[96];
-	trace(__func__, -1);
+	begin(__func__, -1);
 	if (!users)
 		return UNINITIALIZED;
-	return copy(out, size, find(load(), "driver", value, sizeof value) ? value : "570.86.15");
+	return copy(out, size, find("driver", value, sizeof value) ? value : "570.86.15");
 }
 
 code nvmlDeviceGetCount_v2(unsigned *out)
 {
-	trace(__func__, -1);
+	begin(__func__, -1);
 	if (!users)
 		return UNINITIALIZED;
 	*out = gpu_count();
@@ -196,7 +204,7 @@ code nvmlDeviceGetCount_v2(unsigned *out)
 code nvmlDeviceGetHandleByIndex_v2(unsigned index, device *out)
 {
 	char key[128];
-	trace(__func__, index);
+	begin(__func__, index);
 	if (!users)
 		return UNINITIALIZED;
 	hang(gpu_key(key, sizeof key, index, "hang_ms"));
