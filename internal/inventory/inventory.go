@@ -93,7 +93,7 @@ func Load(path string, check Check) (*Inventory, error) {
 	if err != nil {
 		return nil, fmt.Errorf("inventory: %w", err)
 	}
-	defer f.Close()
+	defer f.Close() //nolint:errcheck // nothing was written
 	if info, err := f.Stat(); err == nil && info.IsDir() {
 		return nil, fmt.Errorf("inventory: %s is a directory; name the file in it", path)
 	}

@@ -89,12 +89,12 @@ func TestDiagnostics(t *testing.T) {
 				}
 				return out + "\n"
 			}
-			return strings.ReplaceAll(print(inv), secretFile, "SECRETFILE")
+			return strings.ReplaceAll(describe(inv), secretFile, "SECRETFILE")
 		})
 	})
 }
 
-func print(inv *Inventory) string {
+func describe(inv *Inventory) string {
 	var b strings.Builder
 	for _, p := range inv.Pools {
 		fmt.Fprintf(&b, "pool %s: node_pool %s, device %s, %d to %d hosts of %d GPUs, %d booting, %d draining, agent %s\n",
@@ -289,7 +289,7 @@ func FuzzParse(f *testing.F) {
 				}
 				continue
 			}
-			_ = print(inv)
+			_ = describe(inv)
 			for _, p := range inv.Pools {
 				if p.Min > p.Max || p.Max > len(p.Hosts) || p.GPUsPerHost < 1 || p.StaleAfter < 2*p.Poll {
 					t.Errorf("an impossible pool was accepted: %+v", p)

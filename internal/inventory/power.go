@@ -148,10 +148,7 @@ func flatten(err error) []error {
 	if err == nil {
 		return nil
 	}
-	if _, isProblems := err.(setting.Problems); isProblems {
-		return []error{err}
-	}
-	joined, ok := err.(interface{ Unwrap() []error })
+	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // one that wraps a join has words of its own
 	if !ok {
 		return []error{err}
 	}

@@ -61,7 +61,7 @@ func foreignStatus(s string) error {
 }
 
 // start launches a plugin of a kind and kills it when the test ends.
-func start(t *testing.T, kind string, env ...string) (plug any, pid int, kill func()) {
+func start(t testing.TB, kind string, env ...string) (plug any, pid int, kill func()) {
 	t.Helper()
 	client, raw, err := launch(kind, env)
 	if err != nil {
@@ -266,6 +266,31 @@ func TestLongSeries(t *testing.T) {
 	}
 	if out.Action.Meta["points"] != float64(points) {
 		t.Errorf("the strategy saw %v points", out.Action.Meta["points"])
+	}
+}
+
+// BenchmarkQuery measures one series from the plugin to the host: 28 days at
+// one point a minute, and a million points.
+func BenchmarkQuery(b *testing.B) {
+	for _, points := range []int{28 * 24 * 60, 1_000_000} {
+		b.Run(fmt.Sprintf("points=%d", points), func(b *testing.B) {
+			raw, _, _ := start(b, "apm")
+			query := fmt.Sprintf("points %d", points)
+			for b.Loop() {
+				if _, err := raw.(apm.APM).Query(query, sdk.TimeRange{}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+func BenchmarkStatus(b *testing.B) {
+	raw, _, _ := start(b, "target")
+	for b.Loop() {
+		if _, err := raw.(target.Target).Status(nil); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
 

@@ -15,6 +15,7 @@ package setting
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"math"
 	"net/url"
@@ -257,7 +258,7 @@ func (r *Reader) Bool(key string, def bool, doc string) bool {
 		case "false":
 			return false, nil
 		}
-		return false, fmt.Errorf("is neither true nor false")
+		return false, errors.New("is neither true nor false; write one of them")
 	})
 }
 
@@ -268,7 +269,7 @@ func (r *Reader) List(key string, def []string, doc string, rules ...Rule[[]stri
 		for word := range strings.SplitSeq(s, ",") {
 			word = strings.TrimSpace(word)
 			if word == "" {
-				return nil, fmt.Errorf("has an empty part; separate words by one comma")
+				return nil, errors.New("has an empty part; separate words by one comma")
 			}
 			if slices.Contains(out, word) {
 				return nil, fmt.Errorf("names %q twice; name it once", word)
@@ -349,7 +350,7 @@ func read[T any](r *Reader, f Field, def T, rules []Rule[T], parse func(string) 
 	v, err := parse(strings.TrimSpace(g.Text))
 	if err != nil {
 		what, mend, _ := strings.Cut(err.Error(), "; ")
-		if _, secretive := err.(hidden); !secretive {
+		if secretive := hidden(""); !errors.As(err, &secretive) {
 			what = quote(g.Text) + " " + what
 		}
 		r.Reject(f.Key, what, mend)

@@ -107,7 +107,7 @@ func TestMistakes(t *testing.T) {
 		{"buffer", "9999999999GiB", `"9999999999GiB" is no size; write a whole number with a unit, such as "64MiB"`},
 		{"buffer", "-1MB", `"-1MB" is no size; write a whole number with a unit, such as "64MiB"`},
 		{"buffer", "1000B", `"1000B" is not allowed; it must be at least 1KiB`},
-		{"shadow", "yes", `"yes" is neither true nor false`},
+		{"shadow", "yes", `"yes" is neither true nor false; write one of them`},
 		{"queues", "a,,b", `"a,,b" has an empty part; separate words by one comma`},
 		{"queues", "a,b,a", `"a,b,a" names "a" twice; name it once`},
 		{"consul", "127.0.0.1:8500", `is no URL; write one, such as "http://127.0.0.1:8500"`},
