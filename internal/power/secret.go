@@ -9,6 +9,9 @@ import (
 // fmt and every text encoding, so that a config struct can be logged or
 // compared in a test without spilling it. Its underlying kind is string, so
 // gohcl decodes into it.
+//
+// fmt cannot call the methods of what it finds in unexported fields, so a type
+// that keeps a Secret in one brings String and GoString of its own.
 type Secret string
 
 const redacted = "(redacted)"

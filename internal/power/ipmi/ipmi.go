@@ -60,6 +60,12 @@ func New(c Config) (*Driver, error) {
 // Identity names the BMC: see [Config.Identity].
 func (d *Driver) Identity() string { return d.identity }
 
+// String is the identity, so that printing a driver prints no credential.
+func (d *Driver) String() string { return d.identity }
+
+// GoString is the identity too.
+func (d *Driver) GoString() string { return d.identity }
+
 // State reads the chassis power (Get Chassis Status, IPMI 2.0 section 28.2).
 func (d *Driver) State(ctx context.Context) (pool.Power, error) {
 	var found pool.Power

@@ -25,6 +25,9 @@ const (
 	closeWaitMute = 5 * time.Millisecond   // one that did not: sent, not awaited
 )
 
+// maxDatagram is more than any reply to what we ask, in bytes.
+const maxDatagram = 1024
+
 // errNoAnswer means that a request or its reply was lost, or that the BMC is
 // slow, dead or hung. A read may be tried again with a new session.
 var errNoAnswer = errors.New("no answer")
@@ -56,7 +59,7 @@ func login(ctx context.Context, s settings, wait time.Duration) (*session, error
 		_ = conn.Close()
 		return nil, fmt.Errorf("%w: %w", power.ErrUnreachable, err)
 	}
-	c.WithUDPProxy(dialed{g}).WithRetry(0).WithTimeout(wait).
+	c.WithUDPProxy(dialed{g}).WithRetry(0).WithTimeout(wait).WithBufferSize(maxDatagram).
 		WithCipherSuiteID(s.suite).WithMaxPrivilegeLevel(s.privilege)
 
 	ses := &session{client: c, guard: g, unhook: context.AfterFunc(ctx, g.abort)}

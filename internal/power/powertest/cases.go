@@ -3,6 +3,7 @@ package powertest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"runtime"
 	"slices"
 	"strings"
@@ -51,6 +52,7 @@ func (b *bench) open(open func() (power.Driver, error)) power.Driver {
 		b.t.Fatalf("open: %v", err)
 	}
 	b.t.Cleanup(func() { _ = d.Close() })
+	b.checkText("printing the driver", fmt.Sprintf("%v %+v %#v", d, d, d))
 	return d
 }
 
@@ -214,7 +216,7 @@ func cancelled(b *bench) {
 // asked is not reached, and a change may or may not have been.
 func silent(b *bench) {
 	b.t.Helper()
-	_, err := b.state(short/2)
+	_, err := b.state(short / 2)
 	b.wantErr("state", err, power.ErrUnreachable)
 	b.wantErr("on", b.on(short/2), power.ErrUnreachable, power.ErrAmbiguous)
 	b.wantErr("hard off", b.off(short/2, power.Hard), power.ErrUnreachable, power.ErrAmbiguous)

@@ -166,13 +166,18 @@ func (b *bench) check(what string, err error) {
 	if err == nil {
 		return
 	}
-	text := fmt.Sprintf("%v %+v %#v", err, err, err)
-	for _, secret := range []string{b.rig.Secret, b.rig.WrongSecret} {
-		if secret != "" && strings.Contains(text, secret) {
-			b.t.Errorf("%s: the error spills the credential: %s", what, strings.ReplaceAll(text, secret, "*****"))
-		}
-	}
+	b.checkText(what, fmt.Sprintf("%v %+v %#v", err, err, err))
 	if strings.Contains(err.Error(), "\n") {
 		b.t.Errorf("%s: the error is longer than a line: %q", what, err)
+	}
+}
+
+// checkText is what must be true of everything that may be printed.
+func (b *bench) checkText(what, text string) {
+	b.t.Helper()
+	for _, secret := range []string{b.rig.Secret, b.rig.WrongSecret} {
+		if secret != "" && strings.Contains(text, secret) {
+			b.t.Errorf("%s spills the credential: %s", what, strings.ReplaceAll(text, secret, "*****"))
+		}
 	}
 }
