@@ -100,7 +100,7 @@ func (s *Stage) up(ctx context.Context) error {
 		return err
 	}
 	return s.UntilBoard(ctx, "the target has seen all hosts off", func(p board.Pool) bool {
-		return p.Status != nil && count(p, "off") == s.config.Hosts
+		return p.Status != nil && Count(p, "off") == s.config.Hosts
 	})
 }
 
@@ -216,9 +216,74 @@ func (s *Stage) Serve(ctx context.Context, n int) error {
 	})
 }
 
-// Scale changes how many instances of the service job run.
+// Scale changes how many instances of the service job run. Nomad refuses that
+// while the job's deployment is under way, so it is asked again until that is
+// over.
 func (s *Stage) Scale(ctx context.Context, n int) error {
-	return s.nomad(ctx, "job", "scale", "-detach", "serve", "serve", fmt.Sprint(n))
+	return lab.Until(ctx, fmt.Sprintf("job serve is scaled to %d", n), func(ctx context.Context) (bool, error) {
+		err := s.nomad(ctx, "job", "scale", "-detach", "serve", "serve", fmt.Sprint(n))
+		if err != nil && strings.Contains(err.Error(), "active deployment") {
+			time.Sleep(500 * time.Millisecond)
+			return false, nil
+		}
+		return err == nil, err
+	})
+}
+
+// Running is the number of allocations of a job that run.
+func (s *Stage) Running(ctx context.Context, job string) (int, error) {
+	allocs, err := s.Allocs(ctx, job)
+	n := 0
+	for _, a := range allocs {
+		if a.ClientStatus == nomadapi.AllocClientStatusRunning {
+			n++
+		}
+	}
+	return n, err
+}
+
+// UntilRunning waits until exactly n allocations of a job run.
+func (s *Stage) UntilRunning(ctx context.Context, job string, n int) error {
+	return lab.Until(ctx, fmt.Sprintf("%d allocations of job %s run", n, job), func(ctx context.Context) (bool, error) {
+		running, err := s.Running(ctx, job)
+		time.Sleep(200 * time.Millisecond)
+		return running == n, err
+	})
+}
+
+// UntilAllOff waits until nothing is wanted and every chassis is off, by the
+// board and by the BMCs themselves.
+func (s *Stage) UntilAllOff(ctx context.Context) error {
+	err := s.UntilBoard(ctx, "nothing is wanted and all hosts are off", func(p board.Pool) bool {
+		return p.Want != nil && p.Want.Count == 0 && Count(p, "off") == s.config.Hosts
+	})
+	for _, h := range s.Hosts() {
+		if err == nil {
+			err = h.UntilPower(ctx, false)
+		}
+	}
+	return err
+}
+
+// ErrLost means that an allocation ended otherwise than by its own end or by
+// the word of whoever runs the job.
+var ErrLost = errors.New("work was lost")
+
+// NothingLost makes sure that every allocation of the jobs either runs or came
+// to its own end.
+func (s *Stage) NothingLost(ctx context.Context, jobs ...string) error {
+	for _, job := range jobs {
+		allocs, err := s.Allocs(ctx, job)
+		if err != nil {
+			return err
+		}
+		for _, a := range allocs {
+			if a.ClientStatus != nomadapi.AllocClientStatusComplete && a.ClientStatus != nomadapi.AllocClientStatusRunning {
+				return fmt.Errorf("allocation %s of job %s is %s: %w", a.ID, job, a.ClientStatus, ErrLost)
+			}
+		}
+	}
+	return nil
 }
 
 // Board is how the pool stands, as `gpupool status` would show it, with the
@@ -252,8 +317,8 @@ func (s *Stage) UntilBoard(ctx context.Context, what string, ok func(board.Pool)
 	return nil
 }
 
-// count is the number of hosts in a phase.
-func count(p board.Pool, phase string) int {
+// Count is the number of hosts in a phase.
+func Count(p board.Pool, phase string) int {
 	n := 0
 	if p.Status != nil {
 		for _, h := range p.Status.Hosts {
