@@ -62,7 +62,11 @@ func short(v float64) string {
 		name        string
 	}{{1e9, 1e9, "G"}, {1e6, 1e6, "M"}, {1e4, 1e3, "k"}} {
 		if v >= u.over {
-			return strconv.FormatFloat(v/u.scale, 'f', decimals(v/u.scale), 64) + u.name
+			s := strconv.FormatFloat(v/u.scale, 'f', decimals(v/u.scale), 64)
+			if strings.Contains(s, ".") {
+				s = strings.TrimRight(strings.TrimRight(s, "0"), ".")
+			}
+			return s + u.name
 		}
 	}
 	if v < 100 {
@@ -103,6 +107,26 @@ func seconds(s float64) string {
 		out = strings.TrimSuffix(out, "0m")
 	}
 	return out
+}
+
+// spoken is seconds in words, for a sentence.
+func spoken(s float64) string {
+	unit := func(v float64, name string) string {
+		out := strconv.FormatFloat(v, 'g', 3, 64) + " " + name
+		if v != 1 {
+			out += "s"
+		}
+		return out
+	}
+	switch whole := func(of float64) bool { return s >= of && math.Mod(s, of) == 0 }; {
+	case whole(3600):
+		return unit(s/3600, "hour")
+	case whole(60):
+		return unit(s/60, "minute")
+	case s < 600:
+		return unit(s, "second")
+	}
+	return seconds(s)
 }
 
 // days writes a length in days, hours or minutes, whichever reads best.

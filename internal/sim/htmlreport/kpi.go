@@ -15,6 +15,8 @@ type ladder struct {
 	Rungs []rung
 	Bound float64 // per cent of the width; 0 for none
 	Wear  bool
+
+	BoundSays string
 }
 
 type rung struct {
@@ -38,7 +40,8 @@ func newLadder(r *sim.Report, v verdict) ladder {
 		top = 1
 	}
 	width := func(cost float64) float64 { return round2(100 * max(cost, 0) / top) }
-	l := ladder{Bound: width(r.Bound.GPUHours * r.Config.Price)}
+	bound := r.Bound.GPUHours * r.Config.Price
+	l := ladder{Bound: width(bound), BoundSays: fmt.Sprintf("%s, for %s GPU-hours", amount(bound), amount(r.Bound.GPUHours))}
 	for _, i := range ranked(r) {
 		p := r.Policies[i]
 		wear := min(float64(p.PowerCycles)*r.Config.CyclePrice, p.Cost)

@@ -44,7 +44,7 @@ func place(f *frontFigure, letter float64) {
 	}
 	for _, i := range slices.Backward(indices(len(f.Lines))) {
 		l := &f.Lines[i]
-		w, h := float64(len([]rune(l.Name)))*letter*letterWidth, letter*1.25
+		w, h := float64(len([]rune(l.Label)))*letter*letterWidth, letter*1.25
 		best, bestCost := box{}, math.Inf(1)
 		end := false
 		for ring := 0; ring < 12; ring++ {
@@ -77,7 +77,7 @@ func place(f *frontFigure, letter float64) {
 		if end {
 			l.LabelX, l.Anchor = round2(best.x1), "end"
 		}
-		if gap := math.Hypot(l.LabelX-l.X, (best.y0+best.y1)/2-l.Y); gap > 18 {
+		if gap := math.Hypot(l.LabelX-l.X, (best.y0+best.y1)/2-l.Y); gap > 13 {
 			l.Lead = fmt.Sprintf("M%g %gL%g %g", l.X, l.Y, l.LabelX, round2((best.y0+best.y1)/2))
 		}
 	}

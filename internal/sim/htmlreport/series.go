@@ -59,16 +59,20 @@ func span(v []float64, b, n int) (lo, hi int) {
 	return lo, hi
 }
 
-// canvas is a drawing that is stretched to its place on the page: width units
-// for all values of a series, height units for 0 to top, growing downwards as
-// SVG has it.
+// canvas is a drawing that is stretched to its place on the page: canvasWidth
+// units for all values of a series, height units for 0 to top, growing
+// downwards as SVG has it. Greater values are drawn above it, with negative
+// coordinates, as far as tallest times its height.
 type canvas struct {
 	height float64
-	top    float64 // the value at the upper edge, already scaled
+	top    float64 // the value at height, already scaled
 	scale  func(float64) float64
 }
 
-const canvasWidth = 1440
+const (
+	canvasWidth = 1440
+	tallest     = 4
+)
 
 func linear(v float64) float64 { return v }
 
@@ -77,7 +81,7 @@ func (c canvas) y(v float64) int {
 	if c.top <= 0 {
 		return int(c.height)
 	}
-	return int(math.Round(c.height * (1 - min(max(c.scale(v)/c.top, 0), 1))))
+	return int(math.Round(c.height * (1 - min(max(c.scale(v)/c.top, 0), tallest))))
 }
 
 // line is the path of a series.
@@ -192,28 +196,20 @@ func niceTop(v float64) (top, step float64) {
 	return step * math.Ceil(v/step-1e-9), step
 }
 
-// valueTicks marks 0 to top.
+// valueTicks marks 0 to top, and leaves out what would stand too close.
 func valueTicks(top, step float64) []tick {
 	var out []tick
-	for v := 0.0; v <= top*1.0001; v += step {
+	every := math.Ceil(top / step / 8)
+	for v := 0.0; v <= top*1.0001; v += step * every {
 		out = append(out, tick{At: round2(100 * v / top), Label: short(v)})
 	}
 	return out
 }
 
-// logTicks marks 0 and the powers of ten up to the greatest value, on an axis
-// of log(1+v).
-func logTicks(most float64) []tick {
-	out := []tick{{At: 0, Label: "0"}}
-	last := 0.0
-	for v := 10.0; v <= most; v *= 10 {
-		at := round2(100 * math.Log1p(v) / math.Log1p(most))
-		if at-last >= 28 && at <= 100 {
-			out = append(out, tick{At: at, Label: short(v)})
-			last = at
-		}
-	}
-	return out
+// rootTicks marks 0, the greatest value as a round number, and a quarter of it,
+// which is half-way up an axis of square roots.
+func rootTicks(most float64) []tick {
+	return []tick{{0, "0", false}, {50, short(most / 4), false}, {100, short(most), false}}
 }
 
 func round2(v float64) float64 { return math.Round(v*100) / 100 }

@@ -12,34 +12,50 @@ import (
 const (
 	mainHeight = 880 // canvas units of the replicas' figure
 	backHeight = 240 // and of the queue's
-	closeUp    = 24 * time.Hour
+
+	// What is drawn again from near: of runs of more than ten days the day
+	// that was hardest, and of runs of more than half a day the hours.
+	closeDay   = 24 * time.Hour
+	closeHours = 4 * time.Hour
+
+	shownOpen = 2 // policies whose figures are shown at first
 )
 
-// timeSection is demand, capacity and queue over time: one figure a policy,
-// all on the same axes, so that they compare by eye.
+// timeSection is demand, capacity and queue over time: figures of each policy,
+// in which a replica is equally high, so that they compare by eye. Those of a
+// policy that holds much more capacity than the two that are shown at first
+// are taller.
 type timeSection struct {
 	Windows  []window
 	Policies []timePolicy
-	Legend   bool
 	Data     timeData
 }
 
-// window is a part of the run that is drawn: all of it, and the day that was
-// hardest.
+// window is a part of the run that is drawn: all of it, or what was hardest.
 type window struct {
 	ID       int
 	Title    string
 	Need     string // path of the demand, shared by all policies
+	NeedTop  int    // y of its greatest value
 	NeedLine string
-	YTicks   []tick
 	WaitTick []tick
 	XTicks   []tick
 	Warmup   float64 // per cent of the width that is not scored; 0 for none
 
 	from, to int
 	main     canvas
+	step     float64 // replicas between marks
 	back     canvas
 }
+
+// NeedHeight is the height of the demand's path, at least one unit.
+func (w window) NeedHeight() int { return max(mainHeight-w.NeedTop, 1) }
+
+// Height and Above are the height of a chart's drawing and its upper edge.
+func (c chart) Height() int { return int(math.Round(c.Tall * mainHeight)) }
+
+// Above is the upper edge: zero, or less where the chart is taller.
+func (c chart) Above() int { return mainHeight - c.Height() }
 
 // timePolicy is one policy's figures.
 type timePolicy struct {
@@ -58,7 +74,9 @@ type timePolicy struct {
 type chart struct {
 	Window  window
 	Alt     string
-	Covered string // the demand that ready replicas meet
+	YTicks  []tick
+	Tall    float64 // height, as a multiple of the least
+	Covered string  // the demand that ready replicas meet
 	Billed  string
 	Ready   string
 	Waiting string
@@ -96,12 +114,13 @@ func newTimeSection(r *sim.Report) *timeSection {
 	step := time.Duration(first.StepS * float64(time.Second))
 	c := clockOf(r.Trace)
 	s := &timeSection{Data: timeData{Counted: c.counted, Start: c.start.UnixMilli()}}
-	main, back, steps := scales(r, order)
+	back := queueScale(r, order)
 	for id, part := range parts(r, order, step) {
 		w := part
-		w.ID, w.main, w.back, w.YTicks, w.WaitTick = id, main, back, steps, logTicks(math.Expm1(back.top))
+		w.ID, w.back, w.WaitTick = id, back, rootTicks(back.top*back.top)
+		w.main, w.step = replicaScale(r, order[:min(shownOpen, len(order))], w)
 		need := first.Need[w.from:w.to]
-		w.Need, w.NeedLine = main.area(need), main.line(need)
+		w.Need, w.NeedLine, w.NeedTop = w.main.area(need), w.main.line(need), w.main.y(slices.Max(need))
 		begin := c.start.Add(time.Duration(w.from) * step)
 		w.XTicks = timeTicks(c, begin, time.Duration(w.to-w.from)*step)
 		if warm := r.WarmupS/first.StepS - float64(w.from); warm > 0 {
@@ -113,7 +132,7 @@ func newTimeSection(r *sim.Report) *timeSection {
 			Start: begin.UnixMilli(), Step: float64(w.to-w.from) * first.StepS * 1000 / float64(n), Need: most(need, n)})
 	}
 	for k, i := range order {
-		s.Policies = append(s.Policies, s.policy(k, r, r.Policies[i], k < 2))
+		s.Policies = append(s.Policies, s.policy(k, r, r.Policies[i], k < shownOpen))
 	}
 	return s
 }
@@ -140,63 +159,84 @@ func shown(r *sim.Report) []int {
 	return order
 }
 
-// scales makes the axes that all figures share.
-func scales(r *sim.Report, order []int) (main, back canvas, ticks []tick) {
-	replicas, waiting := 0.0, 0.0
-	for _, i := range order {
+// replicaScale fits a window to what the given policies hold in it.
+func replicaScale(r *sim.Report, of []int, w window) (canvas, float64) {
+	most := 0.0
+	for _, i := range of {
 		l := r.Policies[i].Timeline
-		replicas = max(replicas, slices.Max(l.Need), slices.Max(l.Ready), slices.Max(l.Billed))
-		waiting = max(waiting, slices.Max(l.Waiting))
+		most = max(most, slices.Max(l.Need[w.from:w.to]), slices.Max(l.Ready[w.from:w.to]), slices.Max(l.Billed[w.from:w.to]))
 	}
-	top, step := niceTop(replicas)
-	return canvas{height: mainHeight, top: top, scale: linear},
-		canvas{height: backHeight, top: math.Log1p(max(waiting, 10)), scale: math.Log1p},
-		valueTicks(top, step)
+	top, step := niceTop(most)
+	return canvas{height: mainHeight, top: top, scale: linear}, step
 }
 
-// parts is what is drawn: the whole run, and of runs of more than two days the
-// hardest day too.
+// queueScale is the same for all: of square roots, so that short queues are
+// seen beside long ones.
+func queueScale(r *sim.Report, order []int) canvas {
+	most := 4.0
+	for _, i := range order {
+		most = max(most, slices.Max(r.Policies[i].Timeline.Waiting))
+	}
+	return canvas{height: backHeight, top: math.Sqrt(roundUp(most)), scale: math.Sqrt}
+}
+
+// roundUp is the next of 4, 8, 12, 16, 20, 28, 40, 80, …: a quarter of each is
+// round.
+func roundUp(v float64) float64 {
+	for unit := 1.0; ; unit *= 10 {
+		for _, m := range []float64{4, 8, 12, 16, 20, 28} {
+			if m*unit >= v {
+				return m * unit
+			}
+		}
+	}
+}
+
+// parts is what is drawn: the whole run, and what was hardest in it from near.
 func parts(r *sim.Report, order []int, step time.Duration) []window {
 	n := len(r.Policies[order[0]].Timeline.Need)
-	all := window{Title: "The whole run", to: n}
-	day := int(closeUp / step)
-	if day < 2 || n <= 2*day {
-		return []window{all}
-	}
-	from, why := hardest(r, order[:min(2, len(order))], day, int(r.WarmupS/step.Seconds()))
+	long := time.Duration(n) * step
+	out := []window{{Title: "The whole run", to: n}}
+	at, why := hardest(r, order[:min(shownOpen, len(order))], int(r.WarmupS/step.Seconds()))
 	c := clockOf(r.Trace)
-	title := fmt.Sprintf("A closer look at %s, %s", c.long(c.start.Add(time.Duration(from)*step)), why)
-	return []window{all, {Title: title, from: from, to: from + day}}
+	when := c.long(c.start.Add(time.Duration(at) * step))
+	if long > 10*closeDay && step <= time.Hour {
+		from := at - at%int(closeDay/step)
+		from = min(from, n-int(closeDay/step))
+		out = append(out, window{Title: capital(when) + ", " + why, from: from, to: from + int(closeDay/step)})
+	}
+	if long > 3*closeHours && step <= 5*time.Minute {
+		w := int(closeHours / step)
+		from := max(min(at-w*2/5, n-w), 0)
+		out = append(out, window{Title: "Four hours of " + when + ", " + why, from: from, to: from + w})
+	}
+	return out
 }
 
-// hardest is the day that one of the given policies had its longest queue in,
-// or, where none ever had one, the day of the greatest need. It is a whole day
-// from the trace's start.
-func hardest(r *sim.Report, of []int, day, scored int) (from int, why string) {
-	at, policy, longest := -1, "", 0.0
+// hardest is when one of the given policies had its longest queue or, where
+// none ever had one, when most work came; the part that is not scored is left
+// out.
+func hardest(r *sim.Report, of []int, scored int) (at int, why string) {
+	longest := 0.0
 	for _, i := range of {
 		p := r.Policies[i]
 		for k := scored; k < len(p.Timeline.Waiting); k++ {
 			if v := p.Timeline.Waiting[k]; v > longest {
-				at, policy, longest = k, p.Name, v
+				at, longest = k, v
+				why = fmt.Sprintf("when %s had its longest queue: %s requests", p.Name, short(v))
 			}
 		}
+	}
+	if longest > 0 {
+		return at, why
 	}
 	need := r.Policies[of[0]].Timeline.Need
-	why = "when " + policy + " had the longest queue"
-	if at < 0 {
-		why = "when the most work came"
-		for k := scored; k < len(need); k++ {
-			if at < 0 || need[k] > need[at] {
-				at = k
-			}
+	for k := scored; k < len(need); k++ {
+		if need[k] > need[at] || at < scored {
+			at = k
 		}
 	}
-	from = max(at, 0) / day * day
-	if from+day > len(need) {
-		from = len(need) - day
-	}
-	return from, why
+	return at, "when most work came"
 }
 
 func (s *timeSection) policy(id int, r *sim.Report, p sim.PolicyReport, open bool) timePolicy {
@@ -211,8 +251,10 @@ func (s *timeSection) policy(id int, r *sim.Report, p sim.PolicyReport, open boo
 		for i := range need {
 			covered[i] = min(need[i], ready[i])
 		}
+		top := max(slices.Max(ready), slices.Max(billed), w.main.top)
+		top = min(w.step*math.Ceil(top/w.step-1e-9), w.main.top*tallest)
 		out.Charts = append(out.Charts, chart{
-			Window: w, Alt: alt(p.Name, need, ready, waiting),
+			Window: w, Alt: alt(p.Name, need, ready, waiting), Tall: round2(top / w.main.top), YTicks: valueTicks(top, w.step),
 			Covered: w.main.area(covered), Billed: w.main.area(billed), Ready: w.main.line(ready), Waiting: w.back.area(waiting)})
 		n := min(w.to-w.from, buckets)
 		d := &s.Data.Windows[k]
@@ -249,11 +291,10 @@ func least(v []float64, n int) []float64 {
 
 // figures3 rounds to three figures, and whole numbers not at all.
 func figures3(v float64) float64 {
-	if a := math.Abs(v); a >= 100 || a == 0 {
+	if math.Abs(v) >= 100 {
 		return math.Round(v)
 	}
-	scale := math.Pow(10, 2-math.Floor(math.Log10(math.Abs(v))))
-	return math.Round(v*scale) / scale
+	return figures(v, 3)
 }
 
 // timeTicks marks round times, at most nine; every other one is minor.

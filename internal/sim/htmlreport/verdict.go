@@ -18,10 +18,13 @@ const (
 
 // verdict is the answer that the report gives before all figures.
 type verdict struct {
-	Headline string
-	Says     []string // sentences
-	Best     int      // index into the policies; -1 where none keeps the goal
+	Before, Who, After string   // the headline; Who is the policy that it is about, or empty
+	Says               []string // sentences
+	Best               int      // index into the policies; -1 where none keeps the goal
 }
+
+// headline is the headline as text.
+func (v verdict) headline() string { return v.Before + v.Who + v.After }
 
 // meets tells whether a policy was on time as often as asked.
 func meets(r *sim.Report, p sim.PolicyReport) bool { return p.Attainment >= r.SLO }
@@ -56,65 +59,88 @@ func judge(r *sim.Report) verdict {
 			kept++
 		}
 	}
-	goal := fmt.Sprintf("%s of requests within %s", percentShort(r.SLO), seconds(r.SLOWaitS))
+	goal := fmt.Sprintf("%s of requests within %s", percentShort(r.SLO), spoken(r.SLOWaitS))
 	if kept == 0 {
 		return noneKeeps(r, goal)
 	}
 	best := r.Policies[order[0]]
-	v := verdict{Best: order[0]}
+	v := verdict{Best: order[0], Who: best.Name}
+	costs := fmt.Sprintf("It costs %s in the %s that are scored", amount(best.Cost), scored(r))
 	switch {
 	case len(r.Policies) == 1:
-		v.Headline = fmt.Sprintf("%s keeps %s", best.Name, goal)
-		v.Says = append(v.Says, fmt.Sprintf("It costs %s in the %s that are scored; no other policy was tried beside it.", amount(best.Cost), scored(r)))
+		v.After = " keeps " + goal
+		v.say("%s; no other policy was tried beside it.", costs)
 	case kept == 1:
-		v.Headline = fmt.Sprintf("Only %s keeps %s", best.Name, goal)
-		v.Says = append(v.Says, fmt.Sprintf("It costs %s in the %s that are scored. The other %s late too often, so that what they cost does not compare.",
-			amount(best.Cost), scored(r), plural(len(r.Policies)-1, "policy is", "policies are")))
+		v.Before, v.After = "Only ", " keeps "+goal
+		v.say("%s. The other %s late too often, so that what they cost does not compare.", costs,
+			plural(len(r.Policies)-1, "policy is", "policies are"))
+	case tied(best, r.Policies[order[1]]):
+		v.After = fmt.Sprintf(" and %s keep %s at the same cost", r.Policies[order[1]].Name, goal)
+		v.say("%s.", strings.Replace(costs, "It costs", "That is", 1))
 	default:
-		next := r.Policies[order[1]]
-		v.Headline = fmt.Sprintf("%s is the cheapest that keeps %s", best.Name, goal)
-		if less := 1 - best.Cost/next.Cost; less < 0.005 {
-			v.Headline = fmt.Sprintf("%s and %s keep %s at the same cost", best.Name, next.Name, goal)
-		}
-		v.Says = append(v.Says, fmt.Sprintf("It costs %s in the %s that are scored: %s.", amount(best.Cost), scored(r), list(comparisons(r, order, kept))))
+		v.After = " is the cheapest that keeps " + goal
+		v.say("%s: %s.", costs, list(comparisons(r, order[:kept])))
 	}
 	if r.Bound.GPUHours > 0 && best.CostRatio > 0 {
-		v.Says = append(v.Says, fmt.Sprintf("With the future known it would take at least %s GPU-hours; %s takes %.2f times that.",
-			amount(r.Bound.GPUHours), best.Name, best.CostRatio))
+		v.say("With the future known it would take at least %s GPU-hours; %s takes %.2f times that.", amount(r.Bound.GPUHours), best.Name, best.CostRatio)
 	}
 	if best.WorstDay < r.SLO {
-		v.Says = append(v.Says, fmt.Sprintf("On its worst day it kept only %s.", percent(best.WorstDay)))
+		v.say("On its worst day only %s were on time.", percent(best.WorstDay))
+	}
+	v.beside(r, order, kept)
+	return v
+}
+
+func (v *verdict) say(format string, args ...any) {
+	v.Says = append(v.Says, fmt.Sprintf(format, args...))
+}
+
+// beside says what the winner's praise must not hide: where our own policy
+// ended, who missed narrowly for less, and that those that miss do not compare.
+func (v *verdict) beside(r *sim.Report, order []int, kept int) {
+	best := r.Policies[order[0]]
+	narrow := -1
+	for _, i := range order[kept:] {
+		if p := r.Policies[i]; p.Name != ours && p.Cost < best.Cost && 1-p.Attainment <= nearMiss*(1-r.SLO) {
+			narrow = i
+			break
+		}
 	}
 	if i := slices.IndexFunc(r.Policies, func(p sim.PolicyReport) bool { return p.Name == ours }); i >= 0 && i != order[0] {
 		v.Says = append(v.Says, aboutOurs(r.Policies[i], best, meets(r, r.Policies[i])))
 	}
-	if missed := len(r.Policies) - kept; missed > 0 && kept > 1 {
-		v.Says = append(v.Says, fmt.Sprintf("%s the goal: what they cost does not compare.", capital(plural(missed, "policy misses", "policies miss"))))
+	if narrow >= 0 {
+		p := r.Policies[narrow]
+		v.say("%s costs %s and misses narrowly, with %s on time.", p.Name, lessThan(p, best.Cost), percent(p.Attainment))
 	}
-	return v
+	if missed := len(order) - kept; missed > 0 && kept > 1 {
+		v.say("%s the goal: what they cost does not compare.", capital(plural(missed, "policy misses", "policies miss")))
+	}
 }
+
+// nearMiss is how many times the permitted share of late requests still counts
+// as missing the goal narrowly.
+const nearMiss = 1.25
+
+// tied tells whether two costs are within half a per cent.
+func tied(p, q sim.PolicyReport) bool { return p.Cost >= q.Cost*0.995 }
 
 // comparisons says how much less the cheapest costs than the next, and than
 // capacity that never changes.
-func comparisons(r *sim.Report, order []int, kept int) []string {
-	best, next := r.Policies[order[0]], r.Policies[order[1]]
-	out := []string{less(best, next) + ", the next"}
-	if best.Cost >= next.Cost*0.995 {
-		out[0] = "as much as " + next.Name
-	}
-	for _, i := range order[2:kept] {
+func comparisons(r *sim.Report, kept []int) []string {
+	best, next := r.Policies[kept[0]], r.Policies[kept[1]]
+	out := []string{lessThan(best, next.Cost) + " than the next, " + next.Name}
+	for _, i := range kept[2:] {
 		if p := r.Policies[i]; p.Name == "static-peak" && !strings.HasPrefix(best.Name, "static-") {
-			out = append(out, less(best, p)+", which never changes")
+			out[0] += ","
+			out = append(out, lessThan(best, p.Cost)+" than "+p.Name)
 		}
 	}
 	return out
 }
 
-func less(p, than sim.PolicyReport) string {
-	if than.Cost <= 0 {
-		return "no less than " + than.Name
-	}
-	return fmt.Sprintf("%s less than %s", share(1-p.Cost/than.Cost), than.Name)
+func lessThan(p sim.PolicyReport, cost float64) string {
+	return share(1-p.Cost/max(cost, 1e-12)) + " less"
 }
 
 // share is a difference in whole per cent, or tenths where it is small.
@@ -136,19 +162,19 @@ func aboutOurs(p, best sim.PolicyReport, kept bool) string {
 }
 
 func noneKeeps(r *sim.Report, goal string) verdict {
-	v := verdict{Best: -1, Headline: fmt.Sprintf("No policy keeps %s on this demand", goal)}
+	v := verdict{Best: -1, Before: fmt.Sprintf("No policy keeps %s on this demand", goal)}
 	if len(r.Policies) == 1 {
-		v.Headline = fmt.Sprintf("%s does not keep %s", r.Policies[0].Name, goal)
+		v.Before, v.Who, v.After = "", r.Policies[0].Name, " does not keep "+goal
 	}
 	near := slices.MaxFunc(r.Policies, func(p, q sim.PolicyReport) int {
 		return cmp.Or(cmp.Compare(p.Attainment, q.Attainment), cmp.Compare(q.Cost, p.Cost))
 	})
 	if len(r.Policies) > 1 {
-		v.Says = append(v.Says, fmt.Sprintf("%s comes closest, with %s on time for %s.", near.Name, percent(near.Attainment), amount(near.Cost)))
+		v.say("%s comes closest, with %s on time at a cost of %s.", near.Name, percent(near.Attainment), amount(near.Cost))
 	} else {
-		v.Says = append(v.Says, fmt.Sprintf("With it %s were on time, for %s.", percent(near.Attainment), amount(near.Cost)))
+		v.say("With it %s were on time, at a cost of %s.", percent(near.Attainment), amount(near.Cost))
 	}
-	v.Says = append(v.Says, fmt.Sprintf("Costs below do not compare, because nobody delivered what was asked. A shorter start than %s, a higher floor, more replicas at most or a longer permitted wait would help.", seconds(r.LeadS)))
+	v.say("The costs below do not compare, because nobody delivered what was asked. What helps is a start of less than %s, a higher floor, more replicas at most, or a longer permitted wait.", spoken(r.LeadS))
 	return v
 }
 
