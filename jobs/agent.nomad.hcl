@@ -3,10 +3,12 @@
 # pool with agent = "required" (the default) powers a host off only on the word
 # of its agent that no GPU is busy outside Nomad.
 #
-# raw_exec, as root: only root sees whose processes are on a GPU.
+# raw_exec, as root: the agent counts in the host's PID namespace, and only
+# root sees whose processes are on a GPU. docs/reference/agent.md has the rest.
 
 variable "node_pool" {
-  default = "gpu"
+  description = "The node pool of the GPU hosts."
+  default     = "gpu"
 }
 
 variable "agent" {
@@ -14,15 +16,36 @@ variable "agent" {
   default     = "/opt/gpupool/bin/agent"
 }
 
+variable "port" {
+  description = "Where the agent serves, on the host's address. Prometheus can be pointed at it."
+  default     = 9109
+}
+
+variable "consul_addr" {
+  description = "Consul agent on the same host; empty is CONSUL_HTTP_ADDR, or 127.0.0.1:8500."
+  default     = ""
+}
+
 job "gpupool-agent" {
+  # A drain by gpupool leaves system jobs alone, so the agent has the last word
+  # on a host until it goes off.
   type      = "system"
   node_pool = var.node_pool
 
+  constraint {
+    attribute = "${attr.kernel.name}"
+    value     = "linux"
+  }
+
   group "agent" {
     network {
-      port "http" {}
+      port "http" {
+        static = var.port
+      }
     }
 
+    # It ends by itself only when a new driver's library can be loaded by a new
+    # process alone. However often it ends, it is tried again.
     restart {
       attempts = 10
       interval = "10m"
@@ -37,10 +60,25 @@ job "gpupool-agent" {
         command = var.agent
         args = [
           "-listen", "${NOMAD_ADDR_http}",
-          "-node", "${node.unique.name}",
+          "-node", "${node.unique.name}", # the name by which the target knows the host
+          "-consul", var.consul_addr,
         ]
       }
 
+      # With Consul ACLs, let Nomad give the agent a token of its own; the rule
+      # that it needs is in docs/reference/agent.md:
+      #
+      #   consul {}
+      #
+      # With a bearer token for its readers, which the target then needs too:
+      #
+      #   template {
+      #     destination = "${NOMAD_SECRETS_DIR}/agent.env"
+      #     env         = true
+      #     data        = "GPUPOOL_AGENT_TOKEN={{ with nomadVar \"nomad/jobs/gpupool-agent\" }}{{ .token }}{{ end }}"
+      #   }
+
+      # It uses 25 MiB and a hundredth of a core with eight GPUs.
       resources {
         cpu    = 50
         memory = 64
