@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -230,6 +231,67 @@ func TestAgents(t *testing.T) {
 			t.Errorf("%s: got %+v, want %+v", node, got[node], want)
 		}
 	}
+}
+
+// The rules that the documentation gives are enough, and a token without them
+// is denied.
+func TestACLRulesOfTheDocumentation(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("../../docs/reference/consul.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(page), "```hcl\n")
+	rules, _, ok := strings.Cut(rest, "```")
+	if !ok {
+		t.Fatal("docs/reference/consul.md has no rules")
+	}
+	agent := consultest.Start(t, `acl { enabled = true, default_policy = "deny" }`)
+	with := func(name, rules string) *consul.Client {
+		t.Helper()
+		acl := agent.Client().ACL()
+		if _, _, err := acl.PolicyCreate(&api.ACLPolicy{Name: name, Rules: rules}, nil); err != nil {
+			t.Fatal(err)
+		}
+		token, _, err := acl.TokenCreate(&api.ACLToken{Policies: []*api.ACLLink{{Name: name}}}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := consul.New(consul.Config{Address: agent.Addr, Token: token.SecretID})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+
+	c := with("gpupool", rules)
+	p := c.Pool("h100")
+	if _, err := p.SetWant(t.Context(), consul.Want{Count: 1, At: at}); err != nil {
+		t.Error(err)
+	}
+	l, _ := run(t, p, consul.LeaseConfig{})
+	eventually(t, 10*time.Second, "the lease is won", func() bool { return held(l) })
+	_, gen := l.Fence()
+	if _, err := p.Intend(t.Context(), l, "gpu1", pool.Intent{Verb: pool.TurnOn, At: at, Gen: gen}); err != nil {
+		t.Error(err)
+	}
+	err = agent.Client().Agent().ServiceRegister(&api.AgentServiceRegistration{
+		Name: consul.AgentService, Address: "10.0.0.1", Port: 9109, Meta: map[string]string{"node": "gpu1"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 10*time.Second, "the agent is seen", func() bool {
+		agents, err := c.Agents(t.Context())
+		return err == nil && len(agents) == 1
+	})
+
+	p = with("stranger", `key_prefix "other/" { policy = "write" }`).Pool("h100")
+	if _, err := p.SetWant(t.Context(), consul.Want{Count: 9, At: at}); !errors.Is(err, consul.ErrDenied) {
+		t.Errorf("SetWant: got %v, want ErrDenied", err)
+	}
+	l, _ = run(t, p, consul.LeaseConfig{})
+	eventually(t, 10*time.Second, "the lease says that it is denied", func() bool { return errors.Is(l.Err(), consul.ErrDenied) })
 }
 
 func TestConfig(t *testing.T) {

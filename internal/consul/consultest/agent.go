@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -21,7 +22,8 @@ import (
 // Agent is a real Consul server on loopback, with its data on disk, so that it
 // can be stopped and started again.
 type Agent struct {
-	Addr string // host:port of its HTTP API
+	Addr  string // host:port of its HTTP API
+	Token string // a management token, where ACLs are enabled
 
 	t     testing.TB
 	bin   string
@@ -35,8 +37,9 @@ type Agent struct {
 var loopbacks atomic.Uint32
 
 // Start runs a Consul server until the test ends. Sessions may have a TTL as
-// short as 1 s, below Consul's usual floor of 10 s.
-func Start(t testing.TB) *Agent {
+// short as 1 s, below Consul's usual floor of 10 s. extra is HCL for the
+// agent's configuration.
+func Start(t testing.TB, extra ...string) *Agent {
 	t.Helper()
 	pid := os.Getpid()
 	host := fmt.Sprintf("127.%d.%d.%d", 64+loopbacks.Add(1)%64, pid>>8&0xff, pid&0xff|1)
@@ -61,7 +64,8 @@ func Start(t testing.TB) *Agent {
 		ports {
 			http = %[3]d, serf_lan = %[4]d, server = %[5]d
 			serf_wan = -1, dns = -1, grpc = -1, grpc_tls = -1
-		}`, host, filepath.Join(a.dir, "data"), ports[0], ports[1], ports[2])
+		}
+		`, host, filepath.Join(a.dir, "data"), ports[0], ports[1], ports[2]) + strings.Join(extra, "\n")
 	if err := os.WriteFile(filepath.Join(a.dir, "consul.hcl"), []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -87,11 +91,15 @@ func (a *Agent) Run() {
 		close(ended)
 	}(a.cmd)
 
-	cl := a.Client()
 	for deadline := time.Now().Add(60 * time.Second); ; {
-		_, err := cl.KV().Put(&api.KVPair{Key: "consultest/ready"}, nil)
+		_, err := a.Client().KV().Put(&api.KVPair{Key: "consultest/ready"}, nil)
 		if err == nil {
 			return
+		}
+		if a.Token == "" && strings.Contains(err.Error(), "Permission denied") {
+			if token, _, err := a.Client().ACL().Bootstrap(); err == nil {
+				a.Token = token.SecretID
+			}
 		}
 		select {
 		case <-a.ended:
@@ -156,7 +164,7 @@ func (a *Agent) signal(s syscall.Signal) {
 // under test.
 func (a *Agent) Client() *api.Client {
 	a.t.Helper()
-	cl, err := api.NewClient(&api.Config{Address: a.Addr, HttpClient: &http.Client{
+	cl, err := api.NewClient(&api.Config{Address: a.Addr, Token: a.Token, HttpClient: &http.Client{
 		Transport: &http.Transport{DisableKeepAlives: true},
 		Timeout:   5 * time.Second,
 	}})
