@@ -13,6 +13,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/gpupool/gpupool/internal/sim"
+	"github.com/gpupool/gpupool/internal/sim/htmlreport"
 )
 
 // simulateFlags is what the operator asked of gpupool simulate.
@@ -199,7 +200,33 @@ func (p *progress) clear() {
 	}
 }
 
-// writeHTML writes the report as one self-contained file.
-func writeHTML(string, *sim.Report) error {
-	return errors.New("--html: not built yet")
+// writeHTML writes the report as one self-contained file, whole or not at all.
+func writeHTML(name string, r *sim.Report) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("--html: %w", err)
+		}
+	}()
+	f, err := os.CreateTemp(filepath.Dir(name), ".report-*.html")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name()) // after the rename it is not there any more
+	err = htmlreport.Write(f, r, htmlreport.Options{Command: commandLine(os.Args)})
+	if err := errors.Join(err, f.Chmod(0o644), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), name)
+}
+
+// commandLine is what to type to get the same report.
+func commandLine(args []string) string {
+	words := []string{"gpupool"}
+	for _, a := range args[min(1, len(args)):] {
+		if a == "" || strings.ContainsAny(a, " \t\n\"'`$&|;<>()*?[]#~!\\{}") {
+			a = "'" + strings.ReplaceAll(a, "'", `'\''`) + "'"
+		}
+		words = append(words, a)
+	}
+	return strings.Join(words, " ")
 }

@@ -159,15 +159,29 @@ func TestNoPolicyBeatsTheBound(t *testing.T) {
 		for i, cfg := range configs {
 			cfg.Warmup = 2 * time.Hour
 			w := mustWorld(t, cfg, trace)
+			// The bound holds for every λ; a handful keeps the test short.
+			p := newProgram(w, 4)
+			prices := []float64{1, 3, 10, 30, 100, 1e5}
+			least := make([]float64, len(prices))
+			for k, lambda := range prices {
+				least[k] = p.solve(lambda) * boundStep(w.cfg).Hours()
+			}
+			atSLO := w.Bound(w.cfg.SLO).GPUHours
 			for _, spec := range Policies() {
 				r := w.Run(spec, spec.Knob.Default)
-				if r.Attainment < 0.5 {
-					continue
+				for k, lambda := range prices {
+					bound := least[k] - lambda*(1-r.Attainment)*p.all*boundStep(w.cfg).Hours()
+					if r.GPUHours < bound*(1-1e-9) {
+						t.Errorf("%s, config %d, λ %g: %s pays %.3f GPU-hours for %.5f on time, the bound is %.3f",
+							trace.Name, i, lambda, spec.Name, r.GPUHours, r.Attainment, bound)
+					}
 				}
-				b := w.Bound(r.Attainment)
-				if b.GPUHours <= 0 || r.GPUHours < b.GPUHours*(1-1e-9) {
-					t.Errorf("%s, config %d: %s pays %.3f GPU-hours for %.5f on time, the bound is %.3f", trace.Name, i, spec.Name, r.GPUHours, r.Attainment, b.GPUHours)
+				if r.Attainment >= w.cfg.SLO && r.GPUHours < atSLO {
+					t.Errorf("%s, config %d: %s pays %.3f GPU-hours, the bound at the SLO is %.3f", trace.Name, i, spec.Name, r.GPUHours, atSLO)
 				}
+			}
+			if atSLO <= 0 {
+				t.Errorf("%s, config %d: the bound is %v", trace.Name, i, atSLO)
 			}
 		}
 	}
