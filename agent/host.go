@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"time"
 
 	consul "github.com/hashicorp/consul/api"
@@ -37,9 +38,13 @@ func serveHost(ctx context.Context, cfg config, log *slog.Logger) error {
 		Period: cfg.Period,
 		Log:    log,
 	})
+	root := os.Geteuid() == 0
+	if !root {
+		log.Warn("the agent does not run as root: it cannot tell whether GPUs are busy outside Nomad")
+	}
 	snapshot := func() fleet.Snapshot {
 		now := time.Now()
-		s := sampler.Snapshot(now)
+		s := asSeenBy(root, sampler.Snapshot(now))
 		s.Node = cfg.Node
 		s.Agent = fleet.Agent{Version: version, Uptime: now.Sub(started).Seconds()}
 		return s
@@ -97,6 +102,16 @@ func serveHost(ctx context.Context, cfg config, log *slog.Logger) error {
 		return nil
 	}
 	return err
+}
+
+// asSeenBy takes back what only root can know. The driver may hide processes of
+// other users, and those are the ones that nobody told Nomad about.
+func asSeenBy(root bool, s fleet.Snapshot) fleet.Snapshot {
+	if !root && s.Outside.Known {
+		s.Outside.Known = false
+		s.Outside.Why = "the agent does not run as root, so it may not see every process"
+	}
+	return s
 }
 
 // registrar makes the registration in Consul, or nil if there is to be none.

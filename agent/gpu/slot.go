@@ -388,7 +388,10 @@ func (s *slot) quality(now, at time.Time, err error, every int) fleet.Quality {
 	return fleet.QualityOK
 }
 
-func seconds(now, then time.Time) float64 { return max(0, now.Sub(then).Seconds()) }
+// seconds is an age to the millisecond.
+func seconds(now, then time.Time) float64 {
+	return max(0, now.Sub(then).Round(time.Millisecond).Seconds())
+}
 
 // gone says that the driver forgot that it was initialised.
 func (s *slot) gone() bool {

@@ -77,7 +77,7 @@ func Judge(s fleet.Snapshot) Verdict {
 // Times that do not depend on the TTL.
 const (
 	callTimeout = 2 * time.Second
-	look        = 250 * time.Millisecond // between looks at the verdict
+	look        = 500 * time.Millisecond // between looks at the verdict
 	// patience is how long the first verdict may be unknown. After it the
 	// agent registers with a warning, so that a driver that hangs from the
 	// start is seen.
@@ -250,9 +250,10 @@ func (r *Registration) service(v Verdict) *api.AgentServiceRegistration {
 	}
 }
 
-// put registers the agent.
+// put registers the agent. It is not broken off when the agent ends, because
+// what was sent could then take effect after leave.
 func (r *Registration) put(ctx context.Context, v Verdict) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 	defer cancel()
 	err := r.cfg.Consul.Agent().ServiceRegisterOpts(r.service(v), api.ServiceRegisterOpts{}.WithContext(ctx))
 	if err != nil {

@@ -36,7 +36,7 @@ func start(t *testing.T, consul *api.Client, node string, change func(*register.
 	a := &agent{done: make(chan struct{})}
 	a.verdict.Store(first)
 	cfg := register.Config{
-		Consul: consul, Node: node, Version: "1.2.3", Address: "127.0.0.1", Port: 9109, TTL: 3 * time.Second,
+		Consul: consul, Node: node, Version: "1.2.3", Address: "127.0.0.1", Port: 9109, TTL: 5 * time.Second,
 		Verdict: func() register.Verdict { return a.verdict.Load().(register.Verdict) },
 		Log:     slog.New(slog.DiscardHandler),
 	}
@@ -126,7 +126,7 @@ func TestRegistration(t *testing.T) {
 			t.Errorf("the check says %q", text)
 		}
 		a.verdict.Store(register.Verdict{}) // as between two epochs of the driver
-		time.Sleep(4 * time.Second)         // more than the TTL
+		time.Sleep(7 * time.Second)         // more than the TTL
 		if e := entry(t, consul, "n2"); e == nil || check(e, "n2").Status != api.HealthPassing {
 			t.Errorf("without news the agent is %+v, want it to stay passing", e)
 		}
@@ -136,10 +136,10 @@ func TestRegistration(t *testing.T) {
 		t.Parallel()
 		start(t, consul, "n3", nil, passing)
 		before := check(eventually(t, consul, "n3", api.HealthPassing), "n3").ModifyIndex
-		time.Sleep(5 * time.Second)
+		time.Sleep(7 * time.Second)
 		e := entry(t, consul, "n3")
 		if now := check(e, "n3"); now.Status != api.HealthPassing || now.ModifyIndex != before {
-			t.Errorf("after 5 s with a TTL of 3 s the check is %s at index %d, was %d", now.Status, now.ModifyIndex, before)
+			t.Errorf("after 7 s with a TTL of 5 s the check is %s at index %d, was %d", now.Status, now.ModifyIndex, before)
 		}
 	})
 
@@ -158,7 +158,7 @@ func TestRegistration(t *testing.T) {
 		first.stop()
 
 		start(t, consul, "n4", nil, passing)
-		time.Sleep(5 * time.Second)
+		time.Sleep(7 * time.Second)
 		if now := check(entry(t, consul, "n4"), "n4"); now.Status != api.HealthPassing || now.ModifyIndex != before {
 			t.Errorf("after the restart the check is %s at index %d, was %d", now.Status, now.ModifyIndex, before)
 		}
