@@ -87,9 +87,11 @@ func (c *Config) parse() (settings, error) {
 		argv:     make(map[action][]string),
 	}
 	var errs []error
-	wrong := func(key string, err error) {
-		if err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", key, err))
+	wrong := func(key string, mistakes ...error) {
+		for _, err := range mistakes {
+			if err != nil {
+				errs = append(errs, fmt.Errorf("%s: %w", key, err))
+			}
 		}
 	}
 
@@ -115,8 +117,8 @@ func (c *Config) parse() (settings, error) {
 			}
 			continue
 		}
-		argv, err := expand(t.template, names)
-		wrong(string(t.action), err)
+		argv, mistakes := expand(t.template, names)
+		wrong(string(t.action), mistakes...)
 		s.argv[t.action] = argv
 	}
 	if len(c.OffSoft) == 0 && len(c.OffHard) == 0 {
@@ -150,34 +152,34 @@ func checkName(name string) error {
 var placeholder = regexp.MustCompile(`\{[a-z_]+\}`)
 
 // expand fills the placeholders of a command in.
-func expand(template []string, names map[string]string) ([]string, error) {
+func expand(template []string, names map[string]string) (argv []string, mistakes []error) {
+	wrong := func(format string, args ...any) { mistakes = append(mistakes, fmt.Errorf(format, args...)) }
 	program := template[0]
 	switch {
 	case program == "":
-		return nil, errors.New("has an empty program")
+		wrong("has an empty program")
 	case strings.Contains(program, "/") && !filepath.IsAbs(program):
-		return nil, fmt.Errorf("%q is a relative path: write the full one", program)
+		wrong("%q is a relative path: write the full one", program)
 	case placeholder.MatchString(program):
-		return nil, fmt.Errorf("%q has a placeholder: the program is the same for all hosts, only arguments differ", program)
+		wrong("%q has a placeholder: the program is the same for all hosts, only arguments differ", program)
 	}
-	argv := []string{program}
-	var errs []error
+	argv = []string{program}
 	for _, arg := range template[1:] {
 		if strings.ContainsRune(arg, 0) {
-			errs = append(errs, errors.New("an argument contains a NUL byte"))
+			wrong("an argument contains a NUL byte")
 		}
 		argv = append(argv, placeholder.ReplaceAllStringFunc(arg, func(p string) string {
 			value, known := names[p]
 			switch {
 			case p == "{password}":
-				errs = append(errs, errors.New("{password} is refused: anyone on the machine can read arguments; read the password from the JSON on standard input"))
+				wrong("{password} is refused: anyone on the machine can read arguments; read the password from the JSON on standard input")
 			case !known:
-				errs = append(errs, fmt.Errorf("%s is not a placeholder: there are {host} and {address}", p))
+				wrong("%s is not a placeholder: there are {host} and {address}", p)
 			case value == "":
-				errs = append(errs, fmt.Errorf("%s is used, and %s is not set", p, strings.Trim(p, "{}")))
+				wrong("%s is used, and %s is not set", p, strings.Trim(p, "{}"))
 			}
 			return value
 		}))
 	}
-	return argv, errors.Join(errs...)
+	return argv, mistakes
 }

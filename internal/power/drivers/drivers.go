@@ -1,4 +1,5 @@
-// Package drivers is the table of power drivers.
+// Package drivers is the table of power drivers: the one place that knows them
+// all. A new driver is a folder beside this one and a line in [Kinds].
 package drivers
 
 import (
@@ -6,67 +7,97 @@ import (
 	"strings"
 
 	"github.com/gpupool/gpupool/internal/power"
+	"github.com/gpupool/gpupool/internal/power/command"
 	"github.com/gpupool/gpupool/internal/power/ipmi"
 )
 
-// Kind is one driver.
+// Decode fills a driver's config struct, which has gohcl tags, from a host's
+// power settings. Credentials come resolved.
+type Decode = func(into any) error
+
+// Kind is one power driver.
 type Kind struct {
+	// Name is the label of its power block.
 	Name string
-	Doc  string
-	open func(decode func(into any) error) (d func() (power.Driver, error), controller string, err error)
+	// Doc says in a line what it powers hosts through.
+	Doc string
+	// Check reads a host's settings and returns the identity of its power
+	// controller, so that two hosts with one controller can be told. It does
+	// no I/O. The error joins all mistakes, each begun by its key and a colon.
+	Check func(Decode) (identity string, err error)
+	// New returns the driver of a host. It sends nothing.
+	New func(Decode) (power.Driver, error)
 }
 
-// kinds is every driver. A new one is a folder beside this one, and a row here.
-var kinds = []Kind{
-	{"ipmi", "IPMI v2.0 over RMCP+", kind(func(c *ipmi.Config) (power.Driver, error) { return ipmi.New(*c) })},
+// Kinds returns all drivers, by name.
+func Kinds() []Kind {
+	return []Kind{
+		kind("command", "runs a program of yours", command.New),
+		kind("ipmi", "the host's BMC, over IPMI 2.0 (RMCP+)", ipmi.New),
+	}
 }
 
-// config is what a driver's configuration can do.
-type config interface {
+// Check is the check of the driver of that name: see [Kind].
+func Check(name string, decode Decode) (identity string, err error) {
+	k, err := find(name)
+	if err != nil {
+		return "", err
+	}
+	return k.Check(decode)
+}
+
+// New returns a host's driver of that name: see [Kind].
+func New(name string, decode Decode) (power.Driver, error) {
+	k, err := find(name)
+	if err != nil {
+		return nil, err
+	}
+	return k.New(decode)
+}
+
+func find(name string) (Kind, error) {
+	var names []string
+	for _, k := range Kinds() {
+		if k.Name == name {
+			return k, nil
+		}
+		names = append(names, k.Name)
+	}
+	return Kind{}, fmt.Errorf("there is no power driver %q: there are %s", name, strings.Join(names, ", "))
+}
+
+// config is what each driver's config struct can do, by its pointer.
+type config[C any] interface {
+	*C
 	Validate() error
 	Identity() string
 }
 
-// kind makes an opener from a driver's constructor.
-func kind[C any, P interface {
-	*C
-	config
-}](make func(P) (power.Driver, error)) func(func(any) error) (func() (power.Driver, error), string, error) {
-	return func(decode func(into any) error) (func() (power.Driver, error), string, error) {
-		c := P(new(C))
-		if err := decode(c); err != nil {
-			return nil, "", err
-		}
-		if err := c.Validate(); err != nil {
-			return nil, "", err
-		}
-		return func() (power.Driver, error) { return make(c) }, c.Identity(), nil
+// kind makes a table line of a driver's constructor.
+func kind[C any, P config[C], D power.Driver](name, doc string, open func(C) (D, error)) Kind {
+	return Kind{
+		Name: name,
+		Doc:  doc,
+		Check: func(decode Decode) (string, error) {
+			var c C
+			if err := decode(P(&c)); err != nil {
+				return "", err
+			}
+			if err := P(&c).Validate(); err != nil {
+				return "", err
+			}
+			return P(&c).Identity(), nil
+		},
+		New: func(decode Decode) (power.Driver, error) {
+			var c C
+			if err := decode(P(&c)); err != nil {
+				return nil, err
+			}
+			d, err := open(c)
+			if err != nil {
+				return nil, err // not d: a nil *D is no nil Driver
+			}
+			return d, nil
+		},
 	}
-}
-
-// Check reads a host's power configuration as its driver does, and returns the
-// identity of the controller that it reaches.
-func Check(name string, decode func(into any) error) (controller string, err error) {
-	_, controller, err = open(name, decode)
-	return controller, err
-}
-
-// New makes a host's driver. It does no I/O.
-func New(name string, decode func(into any) error) (power.Driver, error) {
-	d, _, err := open(name, decode)
-	if err != nil {
-		return nil, err
-	}
-	return d()
-}
-
-func open(name string, decode func(into any) error) (func() (power.Driver, error), string, error) {
-	var known []string
-	for _, k := range kinds {
-		if k.Name == name {
-			return k.open(decode)
-		}
-		known = append(known, k.Name)
-	}
-	return nil, "", fmt.Errorf("there is no power driver %q; known are %s", name, strings.Join(known, ", "))
 }
