@@ -3,6 +3,7 @@ package htmlreport
 import (
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/gpupool/gpupool/internal/sim"
@@ -105,7 +106,7 @@ func kpis(r *sim.Report) []kpi {
 	all := []kpi{
 		{column{"Cost", "GPU-hours and starts at their prices"}, func(p sim.PolicyReport) float64 { return p.Cost }, amount, -1},
 		{column{"GPU-hours", "from start command to the end of the drain"}, func(p sim.PolicyReport) float64 { return p.GPUHours }, amount, -1},
-		{column{"× bound", "GPU-hours over those of the lower bound"}, func(p sim.PolicyReport) float64 { return p.CostRatio }, ratio, -1},
+		{column{ratioColumn, "GPU-hours over those of the lower bound"}, func(p sim.PolicyReport) float64 { return p.CostRatio }, ratio, -1},
 		{column{"On time", "share of requests that waited at most " + goal}, func(p sim.PolicyReport) float64 { return p.Attainment }, percent, 1},
 		{column{"Worst day", "the same, of the day with the least"}, func(p sim.PolicyReport) float64 { return p.WorstDay }, percent, 1},
 		{column{"Wait p50", "half waited no longer"}, func(p sim.PolicyReport) float64 { return p.WaitP50S }, seconds, -1},
@@ -118,8 +119,13 @@ func kpis(r *sim.Report) []kpi {
 		{column{"Longest queue", "most requests that waited at once"}, func(p sim.PolicyReport) float64 { return p.MaxBacklog }, short, -1},
 		{column{"Cost per 1000", "cost of a thousand requests"}, per1000, amount, -1},
 	}
+	if r.Bound.GPUHours <= 0 {
+		all = slices.DeleteFunc(all, func(k kpi) bool { return k.Name == ratioColumn })
+	}
 	return all
 }
+
+const ratioColumn = "× bound"
 
 func newKPITable(r *sim.Report, v verdict) kpiTable {
 	columns := kpis(r)

@@ -31,7 +31,7 @@ func sample() *sim.Report {
 		}
 		r.Policies = append(r.Policies, p)
 	}
-	add("static-peak", "always enough for the largest minute", 5760, 1, 1, 0, 0.27, 0, 40)
+	add("static-peak", "always enough for the largest minute", 5760, 1, 1, 0, 0.27, 0, 44)
 	add("hpa", "the horizontal pod autoscaler", 1890, 0.9721, 0.95, 12, 0.7, 830, 0.4)
 	add("tracking-queue", "tracks utilisation and drains the queue", 2010, 0.9893, 0.981, 6.4, 0.78, 940, 1.2)
 	add("predictive", "forecasts, and drains the queue", 2090, 0.9931, 0.988, 4.8, 0.8, 1100, 2)
@@ -40,7 +40,8 @@ func sample() *sim.Report {
 }
 
 // sampleTimeline has a day cycle, a burst on the fifth day, and capacity that
-// follows five minutes late with the given reserve of replicas.
+// follows five minutes late with the given reserve of replicas, or, where that
+// is 40 or more, stays there.
 func sampleTimeline(n int, reserve float64) *sim.Timeline {
 	l := &sim.Timeline{StepS: 60}
 	need := func(i int) float64 {
@@ -57,6 +58,9 @@ func sampleTimeline(n int, reserve float64) *sim.Timeline {
 	queue := 0.0
 	for i := range n {
 		want := math.Ceil(max(need(i-5), need(i-8), need(i-11)) + reserve)
+		if reserve >= 40 {
+			want = reserve // holds the peak
+		}
 		queue = max(queue+(need(i)-want)*60, 0)
 		l.Need = append(l.Need, math.Round(need(i)*1000)/1000)
 		l.Ready = append(l.Ready, want)

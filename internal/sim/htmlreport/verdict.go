@@ -9,11 +9,12 @@ import (
 	"github.com/gpupool/gpupool/internal/sim"
 )
 
-// The two policies that are shown side by side unless the reader asks for
-// others: ours, and the best of the simple ones.
+// Names of policies that the report treats apart: ours and the best of the
+// simple ones are shown side by side unless the reader asks for others.
 const (
 	ours   = "predictive"
 	simple = "tracking-queue"
+	fixed  = "static-" // how policies begin that hold one number of replicas
 )
 
 // verdict is the answer that the report gives before all figures.
@@ -81,6 +82,9 @@ func judge(r *sim.Report) verdict {
 		v.After = " is the cheapest that keeps " + goal
 		v.say("%s: %s.", costs, list(comparisons(r, order[:kept])))
 	}
+	if strings.HasPrefix(best.Name, fixed) && len(order) > 1 {
+		v.say("Nothing that scales keeps the goal for less: on this demand, with a start of %s, scaling does not pay.", spoken(r.LeadS))
+	}
 	if r.Bound.GPUHours > 0 && best.CostRatio > 0 {
 		v.say("With the future known it would take at least %s GPU-hours; %s takes %.2f times that.", amount(r.Bound.GPUHours), best.Name, best.CostRatio)
 	}
@@ -114,7 +118,7 @@ func (v *verdict) beside(r *sim.Report, order []int, kept int) {
 		v.say("%s costs %s and misses narrowly, with %s on time.", p.Name, lessThan(p, best.Cost), percent(p.Attainment))
 	}
 	if missed := len(order) - kept; missed > 0 && kept > 1 {
-		v.say("%s the goal: what they cost does not compare.", capital(plural(missed, "policy misses", "policies miss")))
+		v.say("%s does not compare.", capital(plural(missed, "policy misses the goal: what it costs", "policies miss the goal: what they cost")))
 	}
 }
 
@@ -131,7 +135,7 @@ func comparisons(r *sim.Report, kept []int) []string {
 	best, next := r.Policies[kept[0]], r.Policies[kept[1]]
 	out := []string{lessThan(best, next.Cost) + " than the next, " + next.Name}
 	for _, i := range kept[2:] {
-		if p := r.Policies[i]; p.Name == "static-peak" && !strings.HasPrefix(best.Name, "static-") {
+		if p := r.Policies[i]; p.Name == "static-peak" && !strings.HasPrefix(best.Name, fixed) {
 			out[0] += ","
 			out = append(out, lessThan(best, p.Cost)+" than "+p.Name)
 		}
