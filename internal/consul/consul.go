@@ -39,9 +39,9 @@ var (
 	ErrFenced = errors.New("the pool's lease is not held")
 	// ErrUnreachable: Consul gave no answer, or has no leader. A write may
 	// or may not have been done.
-	ErrUnreachable = errors.New("Consul is unreachable")
+	ErrUnreachable = errors.New("cannot reach Consul: check that its agent runs and that the address is right")
 	// ErrDenied: the ACL token does not allow it.
-	ErrDenied = errors.New("Consul denied the request: see the ACL rules in docs/reference/consul.md")
+	ErrDenied = errors.New("denied by Consul: see the ACL rules in docs/reference/consul.md")
 	// ErrCorrupt: a record is not what this version of gpupool writes.
 	ErrCorrupt = errors.New("corrupt record")
 )

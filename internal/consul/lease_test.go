@@ -50,32 +50,27 @@ func TestNeverTwoHolders(t *testing.T) {
 	}
 	w := watch(t, claimants)
 
-	first := w.holder(t, 10*time.Second)
-	t.Log("an operator destroys the session")
-	session, _ := first.lease.Fence()
-	if _, err := agent.Client().Session().Destroy(session, nil); err != nil {
-		t.Fatal(err)
-	}
-	second := w.next(t, first)
+	holder := w.holder(t, 10*time.Second)
+	holder = w.next(t, "an operator destroys the session", func() {
+		session, _ := holder.lease.Fence()
+		if _, err := agent.Client().Session().Destroy(session, nil); err != nil {
+			t.Fatal(err)
+		}
+	})
+	cut := holder
+	holder = w.next(t, "the holder is cut off from Consul, and goes on believing", cut.cut)
+	cut.mend()
+	w.next(t, "the holder gives the lease back", holder.stop)
 
-	t.Log("the holder is cut off from Consul, and goes on believing")
-	second.cut()
-	third := w.next(t, second)
-	second.mend()
-
-	t.Log("the holder gives the lease back")
-	third.stop()
-	fourth := w.next(t, third)
-
-	t.Log("an operator deletes the lock")
-	if _, err := agent.Client().KV().Delete(lockKey, nil); err != nil {
-		t.Fatal(err)
-	}
-	// No lock delay follows, so this one may overlap by up to TTL/3; the
-	// fence of the writes is what keeps two actors apart here, see
+	// No lock delay follows the next one, so it may overlap by up to TTL/3;
+	// the fence of the writes is what keeps two actors apart here, see
 	// TestFenceNeedsNoClock.
 	w.allowOverlap()
-	w.next(t, fourth)
+	w.next(t, "an operator deletes the lock", func() {
+		if _, err := agent.Client().KV().Delete(lockKey, nil); err != nil {
+			t.Fatal(err)
+		}
+	})
 }
 
 // While Consul stands still, the hold ends by the holder's own clock, and
@@ -307,20 +302,21 @@ func (w *watcher) holder(t *testing.T, timeout time.Duration) *claimant {
 	return c
 }
 
-// next waits until the lease is held in a later generation than it is now.
-func (w *watcher) next(t *testing.T, old *claimant) *claimant {
+// next does what makes the lease change hands, and waits until it is held in a
+// later generation than before.
+func (w *watcher) next(t *testing.T, what string, do func()) *claimant {
 	t.Helper()
 	w.mu.Lock()
 	before := w.gen
 	w.mu.Unlock()
+	do()
 	var c *claimant
-	eventually(t, 30*time.Second, "the lease changes hands", func() bool {
+	eventually(t, 30*time.Second, what+": the lease changes hands", func() bool {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		c = w.now
 		return c != nil && w.gen > before
 	})
-	t.Logf("held anew, by another: %t", c != old)
 	return c
 }
 

@@ -30,9 +30,9 @@ import (
 var (
 	// ErrUnreachable: Nomad gave no answer, or has no leader. A change may
 	// or may not have been made.
-	ErrUnreachable = errors.New("Nomad is unreachable: check that its servers run and that the address is right")
+	ErrUnreachable = errors.New("cannot reach Nomad: check that its servers run and that the address is right")
 	// ErrDenied: the ACL token does not allow it.
-	ErrDenied = errors.New("Nomad denied the request: see the ACL policy in docs/reference/nomad.md")
+	ErrDenied = errors.New("denied by Nomad: see the ACL policy in docs/reference/nomad.md")
 	// ErrNotFound: Nomad answered and has no such node.
 	ErrNotFound = errors.New("not found")
 	// ErrForeign: somebody else drains the node, and it was left alone.
