@@ -286,9 +286,11 @@ func TestHangingCall(t *testing.T) {
 }
 
 func TestFailingCall(t *testing.T) {
-	inBubble(t, nvmltest.State{"count": "1", "gpu0.err.nvmlDeviceGetUtilizationRates": "3", "gpu0.err.nvmlDeviceGetPowerUsage": "999"}, func(h *host) {
+	inBubble(t, nvmltest.State{"count": "1", "gpu0.err.nvmlDeviceGetUtilizationRates": "3", "gpu0.err.nvmlDeviceGetPowerUsage": "999",
+		"gpu0.err.nvmlDeviceGetMemoryInfo_v2": "13"}, func(h *host) {
 		s := h.after(5 * time.Second)
 		h.wantStates(s, "ok")
+		wantAbsent(t, "reserved memory", s.GPUs[0].MemoryReserved, fleet.QualityUnsupported)
 		wantAbsent(t, "busy", s.GPUs[0].Busy, fleet.QualityUnsupported)
 		wantAbsent(t, "power", s.GPUs[0].Power, fleet.QualityFailed)
 		wantValue(t, "temperature", s.GPUs[0].Temperature, 35)
@@ -363,6 +365,24 @@ func TestDriverReload(t *testing.T) {
 			t.Errorf("driver is %+v", s.Driver)
 		}
 		h.wantStates(s, "ok ok")
+	})
+}
+
+// TestBackOffStartsOver: a driver that was there is looked for eagerly, however
+// long it was away before.
+func TestBackOffStartsOver(t *testing.T) {
+	inBubble(t, nvmltest.State{"count": "1", "init_err": "9"}, func(h *host) {
+		h.after(10 * time.Minute)
+		h.set(nvmltest.State{"init_err": ""})
+		h.wantStates(h.after(2*time.Minute), "ok")
+		h.set(nvmltest.State{"gpu0.err": "1"})
+		h.after(2 * time.Second)
+		h.set(nvmltest.State{"gpu0.err": ""})
+		s := h.after(6 * time.Second)
+		h.wantStates(s, "ok")
+		if s.Driver.Epoch != 2 {
+			t.Errorf("epoch %d, want 2", s.Driver.Epoch)
+		}
 	})
 }
 
