@@ -1,119 +1,244 @@
-// What this adds is comfort: without it the report is complete.
-(() => {
-  "use strict";
-  const root = document.documentElement;
-  root.classList.add("scripted");
+// Package proc finds out which Nomad allocation a process belongs to, from
+// what the kernel says of it under /proc.
+//
+// Three things are looked at, the surest first: the control group, whose name
+// Nomad's exec, raw_exec and java drivers build from the allocation's ID (Nomad
+// client/lib/cgroupslib; only root can forge it); NOMAD_ALLOC_ID in the
+// environment that the process was started with, which every driver sets; and
+// the environments of its ancestors, for programs that clear or overwrite
+// their own. The latter two can be forged by whoever starts the process,
+// who thereby only gives up the protection of a process of no allocation.
+package proc
 
-  // A cursor over all open figures of the same part of the run.
-  const source = document.getElementById("data");
-  const data = source ? JSON.parse(source.textContent) : null;
-  const charts = [...document.querySelectorAll(".chart")];
-  const pad = (n) => String(n).padStart(2, "0");
-  const names = ["Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"];
-  const months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-  const say = (v) => v.toLocaleString("en", { maximumFractionDigits: 1 });
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"unicode"
+)
 
-  function time(ms) {
-    const t = new Date(ms);
-    const day = data.counted
-      ? `${names[t.getUTCDay()]}, day ${Math.floor((ms - data.start) / 864e5) + 1}`
-      : `${names[t.getUTCDay()]} ${t.getUTCDate()} ${months[t.getUTCMonth()]}`;
-    return `${day}, ${pad(t.getUTCHours())}:${pad(t.getUTCMinutes())}`;
-  }
+const (
+	maxEnviron   = 8 << 20 // the kernel allows 6 MiB of arguments and environment
+	maxSmallFile = 64 << 10
+	maxAncestors = 32
+	maxRemember  = 4096
+)
 
-  let at = -1;
-  let part = "";
+// Owner is whom a process belongs to.
+type Owner struct {
+	Comm  string // the kernel's name for the process, printable, at most 15 bytes
+	Alloc string // ID of the Nomad allocation; empty if there is none
+	Task  string // name of the allocation's task, where it is known
+	// Err is why an empty Alloc does not prove that there is no allocation.
+	Err error
+}
 
-  function show(w, i, speak) {
-    const d = data.windows[w];
-    at = Math.max(0, Math.min(d.need.length - 1, i));
-    part = w;
-    const left = `${(100 * (at + 0.5)) / d.need.length}%`;
-    for (const chart of charts) {
-      const here = chart.dataset.w === w;
-      for (const plot of chart.querySelectorAll(".plot")) {
-        let line = plot.querySelector(".cursor");
-        if (!line) {
-          line = plot.appendChild(document.createElement("span"));
-          line.className = "cursor";
-        }
-        line.hidden = !here;
-        line.style.left = left;
-      }
-      const read = chart.querySelector(".read");
-      const p = d.policies[chart.dataset.p];
-      const text = `${time(d.start + at * d.step)} · needs ${say(d.need[at])} · ready ${say(p.ready[at])} · paid ${say(p.billed[at])} · waiting ${say(p.waiting[at])}`;
-      read.textContent = here ? text : "";
-      if (speak === chart) chart.setAttribute("aria-label", text);
-    }
-  }
+// Table answers for the processes of one /proc. It is safe for concurrent
+// use. Reading /proc can block behind a process that the kernel holds, so
+// callers must be able to wait.
+type Table struct {
+	root string
 
-  function hide() {
-    at = -1;
-    for (const e of document.querySelectorAll(".cursor")) e.hidden = true;
-    for (const e of document.querySelectorAll(".read")) e.textContent = "";
-  }
+	mu   sync.Mutex
+	seen map[int]known // processes that were found to have an allocation
+}
 
-  if (data) {
-    for (const chart of charts) {
-      const w = chart.dataset.w;
-      const n = data.windows[w].need.length;
-      const plot = chart.querySelector(".plot");
-      const point = (e) => {
-        const r = plot.getBoundingClientRect();
-        show(w, Math.floor((n * (e.clientX - r.left)) / r.width), null);
-      };
-      chart.addEventListener("pointermove", point);
-      chart.addEventListener("pointerdown", point);
-      chart.addEventListener("pointerleave", (e) => { if (e.pointerType === "mouse") hide(); });
-      chart.tabIndex = 0;
-      chart.setAttribute("role", "group");
-      chart.addEventListener("keydown", (e) => {
-        const by = { ArrowLeft: -1, ArrowRight: 1, PageUp: -24, PageDown: 24 }[e.key];
-        if (e.key === "Escape") return hide();
-        if (!by) return;
-        e.preventDefault();
-        show(w, at < 0 || part !== w ? Math.floor(n / 2) : at + by * (e.shiftKey ? 10 : 1), chart);
-      });
-    }
-  }
+type known struct {
+	started string // start time as the kernel counts it; a PID is used again
+	owner   Owner
+}
 
-  // Sorting of the table.
-  for (const table of document.querySelectorAll("table.kpi")) {
-    const body = table.tBodies[0];
-    [...table.tHead.rows[0].cells].forEach((head, k) => {
-      const button = document.createElement("button");
-      button.type = "button";
-      button.append(...head.childNodes);
-      head.append(button);
-      button.addEventListener("click", () => {
-        const down = head.getAttribute("aria-sort") === "ascending";
-        for (const h of table.tHead.rows[0].cells) h.removeAttribute("aria-sort");
-        head.setAttribute("aria-sort", down ? "descending" : "ascending");
-        const value = (row) => row.cells[k].dataset.v;
-        const rows = [...body.rows].sort((a, b) =>
-          k === 0 ? a.cells[0].textContent.localeCompare(b.cells[0].textContent) : value(a) - value(b));
-        if (down) rows.reverse();
-        body.append(...rows);
-      });
-    });
-  }
+// New makes a table of the processes under root, which is /proc except in
+// tests. It must be the /proc of the PID namespace that the GPU driver counts
+// in, which is the host's.
+func New(root string) *Table {
+	return &Table{root: root, seen: map[int]known{}}
+}
 
-  // Copying the command.
-  for (const box of document.querySelectorAll(".cmd")) {
-    if (!navigator.clipboard) break;
-    const button = box.appendChild(document.createElement("button"));
-    button.type = "button";
-    button.textContent = "Copy";
-    button.addEventListener("click", async () => {
-      try {
-        await navigator.clipboard.writeText(box.querySelector("code").textContent);
-        button.textContent = "Copied";
-      } catch {
-        getSelection().selectAllChildren(box.querySelector("code"));
-        button.textContent = "Selected";
-      }
-      setTimeout(() => { button.textContent = "Copy"; }, 2000);
-    });
-  }
-})();
+// Owner finds the owner of a process. A process that was seen with its
+// allocation keeps it while it exits.
+func (t *Table) Owner(pid int) Owner {
+	stat, err := t.stat(pid)
+	before, ok := t.recall(pid)
+	if ok && (err != nil || before.started == stat.started) {
+		return before.owner
+	}
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			err = fmt.Errorf("process %d is not in %s: it just ended, or it is of another PID namespace", pid, t.root)
+		}
+		return Owner{Err: err}
+	}
+	owner := Owner{Comm: stat.comm}
+	owner.Alloc, owner.Task, owner.Err = t.alloc(pid, stat)
+	if owner.Alloc != "" {
+		t.remember(pid, known{stat.started, owner})
+	}
+	return owner
+}
+
+func (t *Table) recall(pid int) (known, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	k, ok := t.seen[pid]
+	return k, ok
+}
+
+func (t *Table) remember(pid int, k known) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.seen) >= maxRemember {
+		clear(t.seen) // found again when asked for
+	}
+	t.seen[pid] = k
+}
+
+// alloc looks for the allocation of a process.
+func (t *Table) alloc(pid int, stat stat) (alloc, task string, err error) {
+	if group, err := t.read(pid, "cgroup", maxSmallFile); err == nil {
+		if alloc, task, ok := parseCgroup(string(group)); ok {
+			return alloc, task, nil
+		}
+	}
+	environ, err := t.read(pid, "environ", maxEnviron)
+	if err != nil {
+		return "", "", fmt.Errorf("environment of process %d: %w (the agent runs as root to read it)", pid, err)
+	}
+	if alloc, task, ok := parseEnviron(environ); ok {
+		return alloc, task, nil
+	}
+	for range maxAncestors {
+		if stat.parent <= 1 {
+			break
+		}
+		parent := stat.parent
+		if stat, err = t.stat(parent); err != nil {
+			break // it ended, and init has its children
+		}
+		environ, err := t.read(parent, "environ", maxEnviron)
+		if err != nil {
+			break // it is of another user, and so are those above it
+		}
+		if alloc, task, ok := parseEnviron(environ); ok {
+			return alloc, task, nil
+		}
+	}
+	return "", "", nil
+}
+
+// read reads a file of a process.
+func (t *Table) read(pid int, name string, most int64) ([]byte, error) {
+	f, err := os.Open(filepath.Join(t.root, strconv.Itoa(pid), name))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, most))
+}
+
+// stat is the part of /proc/PID/stat that matters here; see proc(5).
+type stat struct {
+	comm    string
+	parent  int
+	started string
+}
+
+func (t *Table) stat(pid int) (stat, error) {
+	text, err := t.read(pid, "stat", maxSmallFile)
+	if err != nil {
+		return stat{}, err
+	}
+	s, err := parseStat(string(text))
+	if err != nil {
+		return stat{}, fmt.Errorf("%s/%d/stat: %w", t.root, pid, err)
+	}
+	return s, nil
+}
+
+// parseStat reads one line of /proc/PID/stat. The name stands in parentheses
+// and may itself contain blanks and parentheses.
+func parseStat(line string) (stat, error) {
+	from, to := strings.IndexByte(line, '('), strings.LastIndexByte(line, ')')
+	if from < 0 || to < from {
+		return stat{}, errors.New("no process name in parentheses")
+	}
+	fields := strings.Fields(line[to+1:])
+	const state, parent, started = 3, 4, 22 // as proc(5) numbers them
+	if len(fields) <= started-state {
+		return stat{}, fmt.Errorf("%d fields after the name", len(fields))
+	}
+	ppid, err := strconv.Atoi(fields[parent-state])
+	if err != nil {
+		return stat{}, fmt.Errorf("parent: %w", err)
+	}
+	return stat{printable(line[from+1 : to]), ppid, fields[started-state]}, nil
+}
+
+const uuid = `[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`
+
+var (
+	allocID = regexp.MustCompile(`^` + uuid + `$`)
+	// Control groups v2: /nomad.slice/share.slice/ALLOC.TASK.scope, or
+	// reserve.slice; v1: /nomad/share/ALLOC.TASK and the like.
+	group = regexp.MustCompile(`^/(?:.*/)?nomad[^/]*/(?:[^/]+/)*(` + uuid + `)\.([^/]+?)(?:\.scope)?(?:/.*)?$`)
+)
+
+// parseCgroup looks for an allocation in /proc/PID/cgroup.
+func parseCgroup(text string) (alloc, task string, ok bool) {
+	for line := range strings.Lines(text) {
+		fields := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3)
+		if len(fields) != 3 {
+			continue
+		}
+		if m := group.FindStringSubmatch(fields[2]); m != nil {
+			return m[1], printable(m[2]), true
+		}
+	}
+	return "", "", false
+}
+
+// parseEnviron looks for an allocation in /proc/PID/environ: variables
+// separated by NUL.
+func parseEnviron(environ []byte) (alloc, task string, ok bool) {
+	for len(environ) > 0 {
+		variable, rest, whole := bytes.Cut(environ, []byte{0})
+		if !whole {
+			break // cut off
+		}
+		environ = rest
+		switch name, value, _ := bytes.Cut(variable, []byte{'='}); string(name) {
+		case "NOMAD_ALLOC_ID":
+			if allocID.Match(value) {
+				alloc = string(value)
+			}
+		case "NOMAD_TASK_NAME":
+			task = printable(string(value))
+		}
+	}
+	if alloc == "" {
+		return "", "", false
+	}
+	return alloc, task, true
+}
+
+// printable makes a text that any process can choose fit for logs and labels.
+func printable(s string) string {
+	const most = 128
+	if len(s) > most {
+		s = s[:most]
+	}
+	return strings.Map(func(r rune) rune {
+		if r == unicode.ReplacementChar || !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, s)
+}

@@ -1,195 +1,304 @@
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta name="referrer" content="no-referrer">
-<meta http-equiv="Content-Security-Policy" content="{{.CSP}}">
-<title>{{.Title}} – gpupool simulate</title>
-<style>
-{{.Style}}
-</style>
-</head>
-<body>
-{{- define "check"}}<svg class="ic" viewBox="0 0 12 12" aria-hidden="true"><path d="M2 6.5l2.8 2.8L10 3.5"/></svg>{{end}}
-{{- define "cross"}}<svg class="ic" viewBox="0 0 12 12" aria-hidden="true"><path d="M3 3l6 6M9 3l-6 6"/></svg>{{end}}
-<svg class="defs" width="0" height="0" aria-hidden="true" focusable="false">
-<defs>
-<pattern id="hatch" width="7" height="7" patternUnits="userSpaceOnUse" patternTransform="scale(1.3 4) rotate(45)"><rect width="7" height="7" class="hatch-bg"/><rect width="3" height="7" class="hatch-fg"/></pattern>
-{{- with .Time}}{{range .Windows}}
-<path id="need{{.ID}}" d="{{.Need}}"/>
-<path id="line{{.ID}}" d="{{.NeedLine}}"/>
-{{- end}}{{end}}
-</defs>
-</svg>
+// Package register keeps the agent's entry in Consul: one service per host,
+// with a check that lives as long as the agent says so.
+//
+// The check says whether the agent's word is good, not how each GPU is; that
+// is in its snapshot. It is
+//
+//   - passing while the agent samples at least one usable GPU, or knows that
+//     nothing can run on the host's GPUs, as without a driver;
+//   - warning while the agent runs, but the GPUs or their driver tell it nothing;
+//   - critical when no heart-beat came for the TTL: the agent is dead.
+//
+// Only changes of the status reach Consul's servers. A heart-beat with the
+// status that is there already stays with the local Consul agent, and so does
+// the text, of which there are a few only.
+package register
 
-<header class="top">
-<p class="over"><span class="brand">gpupool simulate</span> <span class="trace">{{.Trace.Name}}</span></p>
-<h1>{{with .Verdict}}{{.Before}}{{with .Who}}<em>{{.}}</em>{{end}}{{.After}}{{end}}</h1>
-<p class="lead">{{range .Verdict.Says}}{{.}} {{end}}</p>
-{{- with .Time}}{{with index .Windows 0}}
-<figure class="ribbon">
-<svg viewBox="0 {{.NeedTop}} 1440 {{.NeedHeight}}" preserveAspectRatio="none" aria-hidden="true"><use href="#need0"/></svg>
-<figcaption>{{$.Trace.Says}}</figcaption>
-</figure>
-{{- end}}{{else}}
-<p class="says">{{.Trace.Says}}</p>
-{{- end}}
-</header>
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
 
-<main>
-<section aria-labelledby="h-cost">
-<h2 id="h-cost">What each policy costs</h2>
-<ul class="key">
-<li><i class="sw busy"></i>slots that were busy</li>
-<li><i class="sw idle"></i>paid, but not busy</li>
-{{- if .Ladder.Wear}}<li><i class="sw wear"></i>wear of starts</li>{{end}}
-{{- if .Ladder.Bound}}<li><i class="sw bound"></i>lower bound, with the future known: {{.Ladder.BoundSays}}</li>{{end}}
-</ul>
-<ol class="ladder">
-{{- range .Ladder.Rungs}}
-<li class="{{if .Best}}best {{end}}{{if .Met}}met{{else}}missed{{end}}" title="{{.Title}}">
-<span class="who">{{.Name}}</span>
-<span class="bar"><span class="busy" style="width:{{.Busy}}%"></span><span class="idle" style="width:{{.Idle}}%"></span><span class="wear" style="width:{{.Wear}}%"></span>{{if $.Ladder.Bound}}<span class="bound" style="left:{{$.Ladder.Bound}}%"></span>{{end}}</span>
-<span class="sum">{{.Cost}}</span>
-<span class="ontime">{{if .Met}}{{template "check"}}{{else}}{{template "cross"}}{{end}}<span class="sr">{{if .Met}}keeps{{else}}misses{{end}} the goal: </span>{{.OnTime}} <small>on time</small></span>
-</li>
-{{- end}}
-</ol>
-</section>
+	"github.com/hashicorp/consul/api"
 
-{{with .Time}}
-<section aria-labelledby="h-time">
-<h2 id="h-time">Demand and capacity over time</h2>
-<ul class="key">
-<li><i class="sw need"></i>work that arrives, and finds ready replicas</li>
-<li><i class="sw short"></i>work that arrives, and does not</li>
-<li><i class="sw paid"></i>paid beyond that: spare, starting, draining</li>
-<li><i class="sw ready"></i>replicas ready</li>
-<li><i class="sw wait"></i>requests waiting, on a square-root scale</li>
-</ul>
-<p class="hint">Open the policies to compare. A replica is equally high in all of them.<span class="js"> Point at a figure, or focus it and use the arrow keys, to read all of them at that time.</span></p>
-{{- range .Policies}}
-<details class="pol"{{if .Open}} open{{end}}>
-<summary><span class="who">{{.Name}}</span><span class="about">{{.About}}</span><span class="fig {{if .Met}}met{{else}}missed{{end}}">{{if .Met}}{{template "check"}}{{else}}{{template "cross"}}{{end}}<span class="sr">{{if .Met}}keeps{{else}}misses{{end}} the goal: </span>{{.OnTime}}{{if .Ratio}} <span class="mut">at</span> {{.Ratio}}×{{end}}</span></summary>
-{{- $p := .}}{{range .Charts}}{{$w := .Window}}
-<figure class="chart" data-w="{{$w.ID}}" data-p="{{$p.ID}}">
-<figcaption>{{$w.Title}}</figcaption>
-<div class="read" aria-hidden="true"></div>
-<div class="plot main" style="--tall:{{.Tall}}">
-<svg viewBox="0 {{.Above}} 1440 {{.Height}}" preserveAspectRatio="none" role="img" aria-label="{{.Alt}}">
-<path class="paid" d="{{.Billed}}"/>
-<use class="short" href="#need{{$w.ID}}"/>
-<path class="need" d="{{.Covered}}"/>
-<use class="needline" href="#line{{$w.ID}}"/>
-<path class="ready" d="{{.Ready}}"/>
-</svg>
-{{- range .YTicks}}<span class="yt" style="bottom:{{.At}}%"><b>{{.Label}}</b></span>{{end}}
-{{- if $w.Warmup}}<span class="warm" style="width:{{$w.Warmup}}%"><b>not scored</b></span>{{end}}
-</div>
-<div class="plot back">
-<svg viewBox="0 0 1440 240" preserveAspectRatio="none" aria-hidden="true">
-<path class="waiting" d="{{.Waiting}}"/>
-</svg>
-{{- range $w.WaitTick}}<span class="yt" style="bottom:{{.At}}%"><b>{{.Label}}</b></span>{{end}}
-</div>
-<div class="xaxis" aria-hidden="true">{{range $w.XTicks}}<span{{if .Minor}} class="minor"{{end}} style="left:{{.At}}%">{{.Label}}</span>{{end}}</div>
-</figure>
-{{- end}}
-</details>
-{{- end}}
-</section>
-{{end}}
+	"github.com/gpupool/gpupool/internal/fleet"
+)
 
-{{- define "front"}}
-<clipPath id="plot-{{.ID}}"><rect x="{{.Left}}" y="{{.Top}}" width="{{.ZoneW}}" height="{{.PlotH}}"/></clipPath>
-<rect class="zone" x="{{.Left}}" y="{{.Top}}" width="{{.ZoneW}}" height="{{.ZoneH}}"/>
-{{- $f := .}}
-{{- range .YTicks}}<line class="grid" x1="{{$f.Left}}" x2="{{$f.Right}}" y1="{{.At}}" y2="{{.At}}"/><text class="tick" x="{{$f.TickX}}" y="{{.At}}" dy=".35em" text-anchor="end">{{.Label}}</text>{{end}}
-{{- range .XTicks}}<line class="grid" x1="{{.At}}" x2="{{.At}}" y1="{{$f.Top}}" y2="{{$f.Bottom}}"/><text class="tick" x="{{.At}}" y="{{$f.TickY}}" text-anchor="middle">{{.Label}}</text>{{end}}
-<text class="axis" x="{{.Right}}" y="{{.TitleY}}" text-anchor="end">{{.XTitle}}</text>
-<line class="goal" x1="{{.Left}}" x2="{{.Right}}" y1="{{.Goal}}" y2="{{.Goal}}"/>
-<text class="goal" x="{{.Right}}" y="{{.Goal}}" dx="-4" dy="1.25em" text-anchor="end">{{.GoalLabel}}</text>
-{{- if .BoundX}}<line class="bound" x1="{{.BoundX}}" x2="{{.BoundX}}" y1="{{.Top}}" y2="{{.Goal}}"/><text class="bound" transform="translate({{.BoundX}} {{.Top}}) rotate(90)" dx="2" dy="-.4em">lower bound</text>{{end}}
-{{- range .Lines}}<g class="fl {{.Class}} {{if .Met}}met{{else}}missed{{end}}">{{if .Path}}<path class="sweep" clip-path="url(#plot-{{$f.ID}})" d="{{.Path}}"/>{{end}}
-{{- range .Dots}}<circle cx="{{.X}}" cy="{{.Y}}" r="2.5"><title>{{.Title}}</title></circle>{{end}}
-{{- if .Lead}}<path class="leader" d="{{.Lead}}"/>{{end}}<circle class="own" cx="{{.X}}" cy="{{.Y}}" r="5.5"><title>{{.Title}}</title></circle><text x="{{.LabelX}}" y="{{.LabelY}}" text-anchor="{{.Anchor}}">{{.Label}}</text></g>
-{{- end}}
-{{- end}}
-{{with .Front}}
-<section aria-labelledby="h-front">
-<h2 id="h-front">Cost against lateness</h2>
-<p class="hint">Up and to the left is better. A large point is a policy as it comes{{if .Swept}}; the small points on its line are the same policy with its one knob turned{{end}}. Full points keep the goal, hollow ones do not. Each step up the axis is fewer late requests.</p>
-{{- with .Wide}}
-<svg class="front wide" viewBox="0 0 {{.W}} {{.H}}" role="img" aria-label="{{.Alt}}">{{template "front" .}}</svg>
-{{- end}}
-{{- with .Slim}}
-<svg class="front slim" viewBox="0 0 {{.W}} {{.H}}" role="img" aria-label="{{.Alt}}">{{template "front" .}}</svg>
-{{- end}}
-</section>
-{{end}}
+// Config is what a [Registration] needs.
+type Config struct {
+	Consul  *api.Client
+	Node    string // name of the Nomad node
+	Version string // of the agent
+	// Address and Port are where readers reach the agent. An empty Address
+	// is that of the Consul agent.
+	Address string
+	Port    int
+	// TTL is how long Consul believes the agent without a heart-beat. Beats
+	// come at a third of it.
+	TTL time.Duration
+	// Verdict is what to say now. It must not block.
+	Verdict func() Verdict
+	Log     *slog.Logger
+}
 
-<section aria-labelledby="h-kpi">
-<h2 id="h-kpi">All figures</h2>
-<p class="hint">Bold is the best of those that keep the goal.<span class="js"> Choose a heading to sort by it.</span></p>
-<div class="scroll" role="region" aria-labelledby="h-kpi" tabindex="0">
-<table class="kpi">
-<thead><tr><th scope="col">Policy</th>{{range .KPI.Columns}}<th scope="col" title="{{.About}}">{{.Name}}</th>{{end}}</tr></thead>
-<tbody>
-{{- range .KPI.Rows}}
-<tr class="{{if .Best}}best {{end}}{{if .Met}}met{{else}}missed{{end}}"><th scope="row">{{if .Met}}{{template "check"}}{{else}}{{template "cross"}}{{end}}<span class="sr">{{if .Met}}keeps{{else}}misses{{end}} the goal: </span>{{.Name}}</th>{{range .Cells}}<td data-v="{{.Sort}}">{{if .Best}}<b>{{.Text}}</b>{{else}}{{.Text}}{{end}}</td>{{end}}</tr>
-{{- end}}
-</tbody>
-</table>
-</div>
-<dl class="terms">
-{{- range .KPI.Columns}}
-<div><dt>{{.Name}}</dt><dd>{{.About}}</dd></div>
-{{- end}}
-</dl>
-{{- if .Scores}}
-<h3>Forecasts</h3>
-<div class="scroll" role="region" aria-label="Forecasts" tabindex="0">
-<table>
-<thead><tr><th scope="col">Policy</th><th scope="col">Asked to cover</th><th scope="col">Covered</th><th scope="col">Pinball loss, units</th><th scope="col">Forecasts</th></tr></thead>
-<tbody>
-{{- range .Scores}}
-<tr><th scope="row">{{.Name}}</th><td>{{.Asked}}</td><td>{{.Came}}</td><td>{{.Pinball}}</td><td>{{.Count}}</td></tr>
-{{- end}}
-</tbody>
-</table>
-</div>
-{{- end}}
-</section>
+// Verdict is what a heart-beat says.
+type Verdict struct {
+	Status string // api.HealthPassing or api.HealthWarning; empty if not known yet
+	Text   string // one of a few, without numbers that change
+}
 
-<section aria-labelledby="h-assume">
-<h2 id="h-assume">What is assumed</h2>
-<dl class="world">
-{{- range .World}}
-<div><dt>{{.Name}}</dt><dd>{{.Value}}</dd></div>
-{{- end}}
-</dl>
-{{- if .Assume}}
-<ul class="assume">
-{{- range .Assume}}
-<li>{{.}}</li>
-{{- end}}
-</ul>
-{{- end}}
-</section>
+// Judge says what a snapshot is worth to Consul. The verdict is empty while
+// the first samples are on their way.
+func Judge(s fleet.Snapshot) Verdict {
+	unknown := 0
+	for _, g := range s.GPUs {
+		if g.State == fleet.StateUnknown {
+			unknown++
+		}
+	}
+	switch {
+	case s.Usable() > 0:
+		return Verdict{api.HealthPassing, "sampling GPUs"}
+	case s.Driver.State == fleet.DriverStarting, s.Driver.State == fleet.DriverOK && unknown > 0:
+		return Verdict{}
+	case s.Outside.Known:
+		return Verdict{api.HealthPassing, "no usable GPU, and nothing that runs on one"}
+	}
+	return Verdict{api.HealthWarning, "the GPUs or their driver do not answer; see the agent's snapshot"}
+}
 
-{{- if .Command}}
-<section aria-labelledby="h-again">
-<h2 id="h-again">How to make it again</h2>
-<div class="cmd"><pre tabindex="0"><code>{{.Command}}</code></pre></div>
-<p class="hint">The same command gives the same figures on every machine. This is one demand and one seed: try others (<code>--seed</code>) before you trust a small difference.</p>
-</section>
-{{- end}}
-</main>
+// Times that do not depend on the TTL.
+const (
+	callTimeout = 2 * time.Second
+	look        = 500 * time.Millisecond // between looks at the verdict
+	// patience is how long the first verdict may be unknown. After it the
+	// agent registers with a warning, so that a driver that hangs from the
+	// start is seen.
+	patience        = 10 * time.Second
+	deregisterAfter = 30 * time.Minute // of critical, when Consul forgets the agent
+)
 
-<footer><p>Made by <b>gpupool simulate</b>. This file stands alone: it loads nothing and sends nothing.</p></footer>
-{{with .Time}}<script type="application/json" id="data">{{.Data}}</script>{{end}}
-<script>{{.Script}}</script>
-</body>
-</html>
+// Registration is the agent's entry in Consul.
+type Registration struct {
+	cfg     Config
+	adopted bool // the entry in Consul is known to be ours and as we want it
+
+	mu         sync.Mutex
+	registered bool
+	failures   uint64
+}
+
+// New makes a registration, which does nothing until Run.
+func New(cfg Config) *Registration { return &Registration{cfg: cfg} }
+
+// ServiceID is the ID of a node's agent in Consul.
+func ServiceID(node string) string { return fleet.Service + "-" + node }
+
+// CheckID is the ID of the check of a node's agent in Consul.
+func CheckID(node string) string { return "service:" + ServiceID(node) }
+
+// State is whether the last call reached Consul, and how many did not.
+func (r *Registration) State() (registered bool, failures uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.registered, r.failures
+}
+
+// Run registers the agent and beats until ctx ends, and then takes the entry
+// out. It goes on without Consul and comes back when Consul does.
+func (r *Registration) Run(ctx context.Context) {
+	began := time.Now()
+	ticker := time.NewTicker(look)
+	defer ticker.Stop()
+	var said Verdict
+	var next time.Time // beat
+	retry := time.Second
+	for {
+		verdict := r.cfg.Verdict()
+		now := time.Now()
+		switch {
+		case verdict.Status != "":
+		case said.Status != "":
+			verdict = said
+		case now.Sub(began) >= patience:
+			verdict = Verdict{api.HealthWarning, "the GPU driver does not answer"}
+		}
+		due := !now.Before(next)
+		if verdict.Status != "" && (due || said.Status != "" && verdict != said && r.wasHeard()) {
+			if err := r.beat(ctx, verdict); err != nil {
+				r.failed(ctx, err)
+				next = now.Add(retry)
+				retry = min(2*retry, r.cfg.TTL/3)
+			} else {
+				r.succeeded(verdict)
+				next = now.Add(interval(r.cfg.TTL))
+				retry = time.Second
+			}
+			said = verdict
+		}
+		select {
+		case <-ctx.Done():
+			r.leave()
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+// interval is a third of the TTL, give or take a tenth so that the agents of
+// a fleet that was powered on at once do not beat at once.
+func interval(ttl time.Duration) time.Duration {
+	return time.Duration(float64(ttl) / 3 * (0.9 + 0.2*rand.Float64()))
+}
+
+func (r *Registration) wasHeard() bool {
+	heard, _ := r.State()
+	return heard
+}
+
+// failed counts a failure, and logs it if it is news.
+func (r *Registration) failed(ctx context.Context, err error) {
+	if ctx.Err() != nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.failures++
+	if r.registered || r.failures == 1 {
+		r.cfg.Log.Warn("Consul does not know of this agent, will try again", "error", err)
+	}
+	r.registered = false
+}
+
+func (r *Registration) succeeded(v Verdict) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.registered {
+		r.cfg.Log.Info("registered in Consul", "service", ServiceID(r.cfg.Node), "status", v.Status)
+	}
+	r.registered = true
+}
+
+// beat tells Consul the verdict, and registers the agent first where Consul
+// does not know it.
+func (r *Registration) beat(ctx context.Context, v Verdict) error {
+	if !r.adopted {
+		if err := r.adopt(ctx, v); err != nil {
+			return err
+		}
+	}
+	err := r.update(ctx, v)
+	if status(err) == http.StatusNotFound { // somebody took it out, or Consul lost it
+		if err = r.put(ctx, v); err == nil {
+			err = r.update(ctx, v)
+		}
+	}
+	if err != nil {
+		r.adopted = false
+	}
+	return err
+}
+
+// adopt takes over the entry that an earlier run of this agent left, if it is
+// as it should be. Registering anew would make its check critical for a
+// moment.
+func (r *Registration) adopt(ctx context.Context, v Verdict) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	there, _, err := r.cfg.Consul.Agent().Service(ServiceID(r.cfg.Node), (&api.QueryOptions{}).WithContext(ctx))
+	switch {
+	case status(err) == http.StatusNotFound:
+		return r.put(ctx, v)
+	case err != nil:
+		return explain("read the agent's service", err)
+	}
+	want := r.service(v)
+	if there.Service != want.Name || there.Address != want.Address || there.Port != want.Port || !maps.Equal(there.Meta, want.Meta) {
+		return r.put(ctx, v)
+	}
+	r.adopted = true
+	return nil
+}
+
+// service is the entry as it should be.
+func (r *Registration) service(v Verdict) *api.AgentServiceRegistration {
+	return &api.AgentServiceRegistration{
+		ID:      ServiceID(r.cfg.Node),
+		Name:    fleet.Service,
+		Address: r.cfg.Address,
+		Port:    r.cfg.Port,
+		Meta: map[string]string{
+			"node":    r.cfg.Node,
+			"version": r.cfg.Version,
+			"schema":  strconv.Itoa(fleet.Schema),
+			"ttl":     r.cfg.TTL.String(),
+		},
+		Check: &api.AgentServiceCheck{
+			CheckID:                        CheckID(r.cfg.Node),
+			Name:                           "gpupool agent",
+			TTL:                            r.cfg.TTL.String(),
+			Status:                         v.Status,
+			DeregisterCriticalServiceAfter: deregisterAfter.String(),
+		},
+	}
+}
+
+// put registers the agent. It is not broken off when the agent ends, because
+// what was sent could then take effect after leave.
+func (r *Registration) put(ctx context.Context, v Verdict) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+	defer cancel()
+	err := r.cfg.Consul.Agent().ServiceRegisterOpts(r.service(v), api.ServiceRegisterOpts{}.WithContext(ctx))
+	if err != nil {
+		return explain("register the agent's service", err)
+	}
+	r.adopted = true
+	return nil
+}
+
+// update is one heart-beat.
+func (r *Registration) update(ctx context.Context, v Verdict) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	err := r.cfg.Consul.Agent().UpdateTTLOpts(CheckID(r.cfg.Node), v.Text, v.Status, (&api.QueryOptions{}).WithContext(ctx))
+	if err != nil {
+		return explain("heart-beat", err)
+	}
+	return nil
+}
+
+// leave takes the entry out, within a second: the agent is about to end.
+func (r *Registration) leave() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	err := r.cfg.Consul.Agent().ServiceDeregisterOpts(ServiceID(r.cfg.Node), (&api.QueryOptions{}).WithContext(ctx))
+	if err != nil && status(err) != http.StatusNotFound {
+		r.cfg.Log.Warn("still registered in Consul, which will notice within the TTL",
+			"ttl", r.cfg.TTL, "error", explain("deregister the agent's service", err))
+	}
+}
+
+// status is the HTTP status in an error of Consul's client, or 0.
+func status(err error) int {
+	var s api.StatusError
+	if errors.As(err, &s) {
+		return s.Code
+	}
+	return 0
+}
+
+// explain names what failed, and the mend where it is known.
+func explain(what string, err error) error {
+	if status(err) == http.StatusForbidden {
+		return fmt.Errorf("%s: %w (the Consul token needs service_prefix %q { policy = \"write\" }; set CONSUL_HTTP_TOKEN)",
+			what, err, fleet.Service)
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
