@@ -31,7 +31,9 @@ const (
 // they do not hold up a scale-down as pods without metrics would.
 //
 // The metric saturates: at a target of 0.8 no sync asks for more than a quarter
-// more pods. KEDA is the same controller on a metric that does not.
+// more than the ready pods, and at 0.91 and above the tolerance keeps even a
+// pool that is all busy from growing. KEDA is the same controller on a metric
+// that does not saturate.
 type hpa struct {
 	hpaController
 	setup  Setup
@@ -53,7 +55,7 @@ func (h *hpa) Decide(now time.Time, o Observation) plan.Decision {
 			return podsForMean(current, int(pods), mean/h.target), ok && pods > 0
 		})
 	}
-	return plan.Decision{Count: current, Rule: "hpa", Reason: why}
+	return plan.Decision{Count: current, Rule: "hpa", Reason: h.reason(why)}
 }
 
 // podsForMean is the number of pods that brings the mean of a per-pod metric to
@@ -81,6 +83,7 @@ type hpaController struct {
 	periodic
 	min, max int
 	advice   []wanted // of the last hpaStabilize, oldest first
+	asked    int      // by the metric, at the last sync that had it
 }
 
 func newHPAController(s Setup) hpaController {
@@ -107,8 +110,12 @@ func (c *hpaController) sync(now time.Time, current int, metric func() (desired 
 	if !ok {
 		return current, "the metric is missing"
 	}
-	n := c.limit(current, c.stabilize(now, current, desired))
-	return n, fmt.Sprintf("the metric asks for %d", desired)
+	c.asked = desired
+	return c.limit(current, c.stabilize(now, current, desired)), "by the metric"
+}
+
+func (c *hpaController) reason(why string) string {
+	return fmt.Sprintf("%s, which last asked for %d", why, c.asked)
 }
 
 // stabilize notes what is desired and, on the way down, returns the most that

@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"fmt"
 	"math"
 	"time"
 
@@ -57,7 +56,7 @@ func (k *keda) Decide(now time.Time, o Observation) plan.Decision {
 			current, why = k.zero(t, current, queue, why)
 		}
 	}
-	return plan.Decision{Count: current, Rule: "keda", Reason: why}
+	return plan.Decision{Count: current, Rule: "keda", Reason: k.reason(why)}
 }
 
 // length is the queue's length, messages in flight included.
@@ -85,7 +84,7 @@ func (k *keda) zero(now time.Time, current int, queue float64, why string) (int,
 	case queue > 0 && current == 0:
 		return max(k.setup.Min, 1), "activated"
 	case queue == 0 && current > 0 && k.setup.Min == 0 && now.After(k.active.Add(kedaCooldown)):
-		return 0, fmt.Sprintf("no messages for %s", kedaCooldown)
+		return 0, "cooled down"
 	}
 	return current, why
 }

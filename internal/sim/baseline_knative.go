@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"fmt"
 	"math"
 	"time"
 
@@ -66,9 +65,11 @@ func (k *knative) Decide(now time.Time, o Observation) plan.Decision {
 			why = "no data to scale on yet"
 			continue
 		}
-		desired := k.scale(t, min(o.Ready, n), stable, fast)
-		n = k.bound(t, desired)
-		why = fmt.Sprintf("%d for concurrency %.3g, in the panic window %.3g", desired, stable, fast)
+		n = k.bound(t, k.scale(t, min(o.Ready, n), stable, fast))
+		why = "in stable mode"
+		if !k.panicking.IsZero() {
+			why = "in panic mode"
+		}
 	}
 	return plan.Decision{Count: n, Rule: "knative", Reason: why}
 }

@@ -127,14 +127,14 @@ var policies = []Spec{
 		Name:   "hpa",
 		About:  "Kubernetes HorizontalPodAutoscaler v2 on the utilization of ready replicas",
 		Source: "kubernetes pkg/controller/podautoscaler: replica_calculator.go, horizontal.go; pkg/apis/autoscaling/v2/defaults.go",
-		Knob:   Knob{"target", 0.8, []float64{0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3}},
+		Knob:   Knob{"target", 0.8, []float64{0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3}},
 		New:    newHPA,
 	},
 	{
 		Name:   "keda",
 		About:  "KEDA on the length of the queue, messages in flight included",
 		Source: "kedacore/keda v2: pkg/scaling/executor/scale_scaledobjects.go, controllers/keda/hpa.go; the pages of its SQS and RabbitMQ scalers",
-		Knob:   Knob{"messages a slot", 1, []float64{2, 1.5, 1.2, 1, 0.9, 0.8, 0.7, 0.6, 0.5}},
+		Knob:   Knob{"messages a slot", 1, []float64{1.2, 1.1, 1, 0.9, 0.8, 0.7, 0.6, 0.5}},
 		New:    newKEDA,
 	},
 	{
