@@ -137,15 +137,20 @@ func (q *requests) begin(r request, at float64) {
 	q.free = q.free[:len(q.free)-1]
 	q.count(at)
 	q.replicas[i].busy++
-	t := int(r.at / tickSeconds)
+	q.busy.push(ending{q.until(r, i, at), i})
+}
+
+// until scores the wait of a request that begins at at on replica i, and
+// returns when its service ends.
+func (q *requests) until(r request, i int32, at float64) float64 {
 	wait := at - r.at
-	q.score.wait(t, 1, wait, wait)
+	q.score.wait(int(r.at/tickSeconds), 1, wait, wait)
 	service := r.service
 	if s := q.w.cfg.SlowDown; s > 0 {
 		// A batch that is not full serves each of its requests faster.
 		service *= 1 - s*(1-float64(q.replicas[i].busy)/float64(q.w.cfg.Slots))
 	}
-	q.busy.push(ending{at + service, i})
+	return at + service
 }
 
 // count adds the busy slots up until at.
@@ -159,19 +164,20 @@ func (q *requests) count(at float64) {
 func (q *requests) ends(at float64) {
 	for len(q.busy) > 0 && q.busy[0].at <= at {
 		e := q.busy[0]
-		q.count(e.at)
-		q.busy.pop()
 		q.did.completions++
 		r := &q.replicas[e.replica]
+		if r.up && q.head < len(q.queue) { // the slot goes on to the next
+			q.busy.replace(ending{q.until(q.pop(), e.replica, e.at), e.replica})
+			continue
+		}
+		q.count(e.at)
+		q.busy.pop()
 		r.busy--
 		switch {
-		case !r.up:
-			if r.busy == 0 {
-				q.drains--
-			}
-		default:
+		case r.up:
 			q.release(e.replica)
-			q.fill(e.at)
+		case r.busy == 0:
+			q.drains--
 		}
 	}
 }
@@ -187,7 +193,7 @@ func (q *requests) step(now int) served {
 	for _, at := range q.instants(int(n)) {
 		t := begin + at*tickSeconds
 		q.ends(t)
-		r := request{t, mean * q.table[q.rng.IntN(tableSize)]}
+		r := request{t, mean * q.table[q.rng.Uint64()%tableSize]}
 		if len(q.free) > 0 && q.head == len(q.queue) {
 			q.begin(r, t)
 			continue
@@ -232,14 +238,15 @@ type ending struct {
 	replica int32
 }
 
-// heap is a binary heap of endings, the earliest first.
+// heap is a heap of endings, the earliest first. Each has four below it:
+// fewer levels than with two, and the four lie in one line of memory.
 type heap []ending
 
 func (h *heap) push(e ending) {
 	s := append(*h, e)
 	i := len(s) - 1
 	for i > 0 {
-		up := (i - 1) / 2
+		up := (i - 1) / 4
 		if s[up].at <= e.at {
 			break
 		}
@@ -250,28 +257,35 @@ func (h *heap) push(e ending) {
 	*h = s
 }
 
+// pop takes the earliest away.
 func (h *heap) pop() {
-	s := *h
-	n := len(s) - 1
-	e := s[n]
-	s = s[:n]
+	n := len(*h) - 1
+	e := (*h)[n]
+	*h = (*h)[:n]
+	if n > 0 {
+		h.replace(e)
+	}
+}
+
+// replace puts e in the place of the earliest.
+func (h heap) replace(e ending) {
 	i := 0
 	for {
-		c := 2*i + 1
-		if c >= n {
+		c := 4*i + 1
+		if c >= len(h) {
 			break
 		}
-		if c+1 < n && s[c+1].at < s[c].at {
-			c++
+		least := c
+		for k := c + 1; k < min(c+4, len(h)); k++ {
+			if h[k].at < h[least].at {
+				least = k
+			}
 		}
-		if s[c].at >= e.at {
+		if h[least].at >= e.at {
 			break
 		}
-		s[i] = s[c]
-		i = c
+		h[i] = h[least]
+		i = least
 	}
-	if n > 0 {
-		s[i] = e
-	}
-	*h = s
+	h[i] = e
 }

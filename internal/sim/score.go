@@ -167,20 +167,31 @@ func (s *score) forecast(w *World) *Forecast {
 	return &out
 }
 
-// histogram counts waits in bins that grow by a twentieth, from 10 ms to some
-// 30 days; it knows a quantile to 2.5 %.
+// histogram counts waits in bins that each cover a thirty-second of a power of
+// two, so that it knows a quantile to 1.6 %. The bits of a floating point
+// number are such a scale already.
 type histogram struct {
 	none float64 // waited less than the first bin
-	bins [410]float64
+	bins [28 * binsPerOctave]float64
 	all  float64
 }
 
 const (
-	binFirst = 0.01 // s
-	binGrow  = 1.05
+	binShift      = 52 - 5           // mantissa bits that a bin does not tell apart
+	binsPerOctave = 1 << 5           //
+	binFirst      = 1.0 / 128        // s, where the first bin begins
+	binBits       = (1023 - 7) << 52 // of binFirst
 )
 
-var binLog = math.Log(binGrow)
+// bin is the index of the bin that w falls in, which must be at least binFirst.
+func (h *histogram) bin(w float64) int {
+	return min(int((math.Float64bits(w)-binBits)>>binShift), len(h.bins)-1)
+}
+
+// middle is the wait that stands for a bin, seconds.
+func (h *histogram) middle(i int) float64 {
+	return math.Float64frombits(binBits + uint64(i)<<binShift + 1<<(binShift-1))
+}
 
 // add counts n waits spread evenly from w1 to w2.
 func (h *histogram) add(n, w1, w2 float64) {
@@ -190,7 +201,7 @@ func (h *histogram) add(n, w1, w2 float64) {
 		return
 	}
 	const parts = 4
-	if math.Abs(w1-w2) < 0.05*max(w1, w2) {
+	if math.Abs(w1-w2) < 0.02*max(w1, w2) {
 		h.one(n, (w1+w2)/2)
 		return
 	}
@@ -205,7 +216,7 @@ func (h *histogram) one(n, w float64) {
 		h.none += n
 		return
 	}
-	h.bins[min(int(math.Log(w/binFirst)/binLog), len(h.bins)-1)] += n
+	h.bins[h.bin(w)] += n
 }
 
 // quantile is the middle of the bin that the q-quantile falls in, seconds.
@@ -216,10 +227,10 @@ func (h *histogram) quantile(q float64) float64 {
 	}
 	for i, n := range h.bins {
 		if left -= n; left <= 0 {
-			return binFirst * math.Pow(binGrow, float64(i)+0.5)
+			return h.middle(i)
 		}
 	}
-	return binFirst * math.Pow(binGrow, float64(len(h.bins)))
+	return h.middle(len(h.bins) - 1)
 }
 
 // meter takes the samples that policies see.

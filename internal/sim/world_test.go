@@ -102,11 +102,29 @@ func TestFluidCatchesUpWithinATick(t *testing.T) {
 func below(h *histogram, w float64) float64 {
 	n := h.none
 	for i, v := range h.bins {
-		if binFirst*math.Pow(binGrow, float64(i)+0.5) < w {
+		if h.middle(i) < w {
 			n += v
 		}
 	}
 	return n
+}
+
+func TestHistogramKnowsQuantiles(t *testing.T) {
+	for _, w := range []float64{0.008, 0.1, 1, 59.9, 60, 3600, 86400} {
+		var h histogram
+		h.add(1, w, w)
+		near(t, "the only wait", h.quantile(0.5), w, 0.017*w)
+	}
+	var h histogram
+	for i := range 1000 { // 0 to 100 s, in pieces
+		h.add(1, float64(i)/10, float64(i+1)/10)
+	}
+	near(t, "median", h.quantile(0.5), 50, 1.5)
+	near(t, "p99", h.quantile(0.99), 99, 2.5)
+	h.add(1e6, 1e9, 1e9) // beyond the last bin
+	if q := h.quantile(0.9); q < 1e6 {
+		t.Errorf("an endless wait is told as %v s", q)
+	}
 }
 
 func TestReplicasAreBilledFromCommandToEndOfDrain(t *testing.T) {
