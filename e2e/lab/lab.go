@@ -260,7 +260,7 @@ func (l *Lab) Close() error {
 // left looks for what should not be there any more.
 func (l *Lab) left() error {
 	var errs []error
-	mark := markEnv + "=" + l.id
+	mark := l.Mark()
 	environs, _ := filepath.Glob("/proc/[0-9]*/environ")
 	for _, path := range environs {
 		env, err := os.ReadFile(path)
@@ -281,6 +281,10 @@ func (l *Lab) Hosts() []*Host { return l.hosts }
 
 // Tools are the programs that the lab is made of.
 func (l *Lab) Tools() Tools { return l.tools }
+
+// Mark is in the environment of everything that runs in the lab, tasks of
+// Nomad included: NAME=VALUE.
+func (l *Lab) Mark() string { return markEnv + "=" + l.id }
 
 // Password is the password of every BMC.
 func (l *Lab) Password() string { return l.password }
