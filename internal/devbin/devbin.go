@@ -1,12 +1,15 @@
-// Package devbin finds the HashiCorp binaries that tests run against: on PATH
-// first, then in the cache that `make tools` fills.
+// Package devbin finds the programs that tests run against: on PATH first, if
+// they are of the pinned version, then in the cache that `make tools` fills.
 package devbin
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -43,7 +46,7 @@ func find(name string) (string, error) {
 	if !ok {
 		return "", fmt.Errorf("devbin: %q is not one of the pinned tools", name)
 	}
-	if path, err := exec.LookPath(name); err == nil {
+	if path, err := exec.LookPath(name); err == nil && says(path, version) {
 		return filepath.Abs(path)
 	}
 	dir, err := Dir()
@@ -53,9 +56,23 @@ func find(name string) (string, error) {
 	pattern := filepath.Join(dir, name+"-"+version, name)
 	path := newest(pattern)
 	if path == "" {
-		return "", fmt.Errorf("no %s on PATH and none at %s: run `make tools`", name, pattern)
+		return "", fmt.Errorf("no %s of version %s on PATH and none at %s: run `make tools`", name, version, pattern)
 	}
 	return path, nil
+}
+
+// says reports whether a program calls itself of a version. What `go build`
+// makes of a release calls itself v1.2.3-dev.
+func says(path, version string) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, path, "version").Output()
+	if err != nil {
+		return false
+	}
+	first, _, _ := strings.Cut(string(out), "\n")
+	words := strings.Fields(first)
+	return slices.Contains(words, "v"+version) || slices.Contains(words, "v"+version+"-dev")
 }
 
 // newest is the file matching the pattern that was changed last, or empty.

@@ -20,7 +20,11 @@ func TestFindLooksOnPathFirst(t *testing.T) {
 	if got, err := find("consul"); err != nil || got != cached {
 		t.Fatalf("with consul in the cache: got %q, %v", got, err)
 	}
-	first := executable(t, filepath.Join(onPath, "consul"))
+	first := executable(t, filepath.Join(onPath, "consul"), "Consul v1.2.3")
+	if got, err := find("consul"); err != nil || got != cached {
+		t.Fatalf("with another version on PATH: got %q, %v", got, err)
+	}
+	executable(t, first, "Consul v"+Versions["consul"]+"-dev")
 	if got, err := find("consul"); err != nil || got != first {
 		t.Fatalf("with consul on PATH too: got %q, %v", got, err)
 	}
@@ -49,12 +53,13 @@ func TestFindTakesTheToolBuiltLast(t *testing.T) {
 	}
 }
 
-func executable(t *testing.T, path string) string {
+// executable makes a program that prints some lines.
+func executable(t *testing.T, path string, lines ...string) string {
 	t.Helper()
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(path, []byte("#!/bin/sh\n"), 0o755); err != nil {
+	if err := os.WriteFile(path, []byte("#!/bin/sh\necho '"+strings.Join(lines, "\n")+"'\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	return path
