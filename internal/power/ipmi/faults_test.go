@@ -162,7 +162,7 @@ func TestHeavyLoss(t *testing.T) {
 	for i := range 5 {
 		r.SetPower(pool.PowerOff)
 		before := r.Executions()
-		err := r.driver.On(within(t, 15*time.Second))
+		err := r.driver.On(within(t, 5*time.Second))
 		if err != nil && !errors.Is(err, power.ErrAmbiguous) && !errors.Is(err, power.ErrUnreachable) {
 			t.Errorf("call %d: %v", i, err)
 		}

@@ -100,7 +100,12 @@ func Run(t *testing.T, rig Rig) {
 			t.Logf("%q does not apply: %s", c.name, why)
 			continue
 		}
-		t.Run(c.name, func(t *testing.T) { runCase(t, rig, c) })
+		t.Run(c.name, func(t *testing.T) {
+			if !c.alone { // parallel cases wait until the others are done
+				t.Parallel()
+			}
+			runCase(t, rig, c)
+		})
 	}
 	if len(lacks) > 0 {
 		t.Errorf("the rig lacks cases that the suite does not have: %s", strings.Join(slices.Sorted(maps.Keys(lacks)), ", "))
@@ -123,6 +128,7 @@ type contract struct {
 	name  string
 	run   func(*bench)
 	needs []string // hooks
+	alone bool     // must not run beside other cases
 }
 
 var cases = []contract{
@@ -147,7 +153,7 @@ var cases = []contract{
 	{name: "refused", run: refused, needs: []string{"Refuse"}},
 	{name: "closed", run: closed},
 	{name: "closed after a failed call", run: closedAfterFailure, needs: []string{"Hang"}},
-	{name: "no goroutine left", run: noGoroutineLeft, needs: []string{"Hang"}},
+	{name: "no goroutine left", run: noGoroutineLeft, needs: []string{"Hang"}, alone: true},
 	{name: "no secret in argv", run: noSecretInArgv, needs: []string{"Argv"}},
 }
 
