@@ -194,16 +194,11 @@ func (r *Registration) beat(ctx context.Context, v Verdict) error {
 			return err
 		}
 	}
-	err := r.update(ctx, v)
-	if status(err) == http.StatusNotFound { // somebody took it out, or Consul lost it
-		if err = r.put(ctx, v); err == nil {
-			err = r.update(ctx, v)
-		}
+	if err := r.update(ctx, v); err != nil {
+		r.adopted = false // somebody took it out, or Consul lost it: look again
+		return err
 	}
-	if err != nil {
-		r.adopted = false
-	}
-	return err
+	return nil
 }
 
 // adopt takes over the entry that an earlier run of this agent left, if it is
