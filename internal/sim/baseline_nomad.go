@@ -50,7 +50,7 @@ type nomadCheck struct {
 }
 
 func newNomadCheck(name string, s strategy.Strategy, config map[string]string) nomadCheck {
-	return nomadCheck{s, &sdk.ScalingPolicyCheck{Name: name, Group: "load",
+	return nomadCheck{s, &sdk.ScalingPolicyCheck{Name: name,
 		Strategy: &sdk.ScalingPolicyStrategy{Name: name, Config: config}}}
 }
 
