@@ -49,9 +49,13 @@ type JobDemand struct {
 // no demand. A job counts if its node pool and datacenters take in the pool's,
 // it asks for the pool's device, and a host of the pool could ever have it.
 //
-// An allocation that Nomad wants stopped is not demand, since where it has a
-// successor that is placed or queued itself; nor is one on a node that was cut
+// An allocation that Nomad wants stopped is not demand, since a successor,
+// if it has one, is placed or queued itself; nor is one on a node that was cut
 // off.
+//
+// It is not read at one moment: what is held first, what waits after that. An
+// allocation that is placed in between, within milliseconds, is missing once.
+// The other order would count it twice, and a host would be powered on for it.
 func (c *Client) Demand(ctx context.Context, spec PoolSpec) (Demand, error) {
 	if err := spec.Validate(); err != nil {
 		return Demand{}, err

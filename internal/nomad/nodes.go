@@ -42,9 +42,14 @@ func (c *Client) Nodes(ctx context.Context, spec PoolSpec, names []string) (map[
 		c.say(name, problem)
 		switch {
 		case problem != "" && stub == nil:
-			nodes[name] = pool.Node{Status: pool.NodeUnknown}
+			nodes[name] = pool.Node{Status: pool.NodeUnknown, Problem: problem}
 		case stub == nil:
 			nodes[name] = pool.Node{Status: pool.NodeAbsent}
+		case stub.NodePool != spec.nodePool():
+			// No job of the pool can run there: powering it on would help
+			// nobody, and what runs there is not ours to judge.
+			nodes[name] = pool.Node{Status: pool.NodeUnknown, Problem: fmt.Sprintf(
+				"its Nomad node %.8s is in node pool %q, not %q: set node_pool in its client's configuration, or in pools.hcl", stub.ID, stub.NodePool, spec.nodePool())}
 		default:
 			nodes[name] = nodeOf(stub, spec, work[stub.ID])
 		}
