@@ -118,21 +118,21 @@ func TestBaselinesSettleOnFlatDemand(t *testing.T) {
 	}
 }
 
-// A metric store that is down must not make a baseline drop its pool.
+// A metric store that is down must not make a baseline drop its pool, nor one
+// that never had a sample.
 func TestBaselinesHoldWithoutMetrics(t *testing.T) {
+	stale := steady(7, 7, sample{busy: 50, rate: 5, end: 5})
 	for _, spec := range Policies() {
-		s := pool(spec.Knob.Default)
-		s.Need = repeat(7, 60)
-		p := spec.New(s)
-		o := steady(7, 7, sample{busy: 50, rate: 5, end: 5})
-		late := noon.Add(time.Hour) // all samples are an hour old
-		want := 7
 		switch spec.Name {
 		case "static-peak", "static-p99", "cron": // do not look
 			continue
 		}
-		if got := p.Decide(late, o).Count; got < want {
-			t.Errorf("%s: %d replicas without metrics, had %d", spec.Name, got, want)
+		s := pool(spec.Knob.Default)
+		s.Need = repeat(7, 60)
+		mustCount(t, spec.Name+" an hour after the last sample", spec.New(s).Decide(noon.Add(time.Hour), stale).Count, 7)
+		mustCount(t, spec.Name+" without any", spec.New(s).Decide(noon, Observation{Wanted: 7, Ready: 7}).Count, 7)
+		if n := spec.New(s).Decide(noon, Observation{}).Count; n > s.Min {
+			t.Errorf("%s: %d replicas out of nothing", spec.Name, n)
 		}
 	}
 }
