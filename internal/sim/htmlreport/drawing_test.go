@@ -120,9 +120,9 @@ func TestLabelsKeepClear(t *testing.T) {
 	for k := range 13 {
 		p := like
 		p.Name = fmt.Sprintf("policy-number-%d", k)
-		p.CostRatio = 1.2 + 0.05*float64(k%5)
+		p.CostRatio = 1.3 + 0.02*float64(k%3)
 		p.GPUHours = p.CostRatio * r.Bound.GPUHours
-		p.Attainment = 0.985 + 0.001*float64(k)
+		p.Attainment = 0.99 + 0.0001*float64(k/3)
 		r.Policies = append(r.Policies, p)
 	}
 	s := newFrontSection(r)

@@ -42,51 +42,49 @@ func place(f *frontFigure, letter float64) {
 	if f.BoundX > 0 {
 		taken = append(taken, box{f.BoundX - letter*1.2, f.Top, f.BoundX + letter*1.4, f.Top + 8*letter})
 	}
-	for _, i := range slices.Backward(indices(len(f.Lines))) {
+	for i := range slices.Backward(f.Lines) {
 		l := &f.Lines[i]
-		w, h := float64(len([]rune(l.Label)))*letter*letterWidth, letter*1.25
-		best, bestCost := box{}, math.Inf(1)
-		end := false
-		for ring := 0; ring < 12; ring++ {
-			r := 10 + 9*float64(ring)
-			for turn := range 24 {
-				// Right of the point first, then on both sides round it.
-				a := float64((turn+1)/2) * math.Pi / 12
-				if turn%2 == 0 {
-					a = -a
-				}
-				x, y := l.X+r*math.Cos(a), l.Y+r*0.8*math.Sin(a)
-				left := math.Cos(a) < -0.01
-				b := box{x, y - h/2, x + w, y + h/2}
-				if left {
-					b = box{x - w, y - h/2, x, y + h/2}
-				}
-				cost := r + 2*math.Abs(math.Sin(a)) + 40*b.outside(page)
-				for _, t := range taken {
-					if o := b.overlap(t); o > 0 {
-						cost += 60 + 4*o
-					}
-				}
-				if cost < bestCost {
-					best, bestCost, end = b, cost, left
-				}
-			}
+		b, left := nearest(*l, letter, page, taken)
+		taken = append(taken, b)
+		middle := (b.y0 + b.y1) / 2
+		l.LabelX, l.LabelY, l.Anchor = round2(b.x0), round2(middle+letter*0.35), "start"
+		if left {
+			l.LabelX, l.Anchor = round2(b.x1), "end"
 		}
-		taken = append(taken, best)
-		l.LabelX, l.LabelY, l.Anchor = round2(best.x0), round2((best.y0+best.y1)/2+letter*0.35), "start"
-		if end {
-			l.LabelX, l.Anchor = round2(best.x1), "end"
-		}
-		if gap := math.Hypot(l.LabelX-l.X, (best.y0+best.y1)/2-l.Y); gap > 13 {
-			l.Lead = fmt.Sprintf("M%g %gL%g %g", l.X, l.Y, l.LabelX, round2((best.y0+best.y1)/2))
+		if math.Hypot(l.LabelX-l.X, middle-l.Y) > 13 {
+			l.Lead = fmt.Sprintf("M%g %gL%g %g", l.X, l.Y, l.LabelX, round2(middle))
 		}
 	}
 }
 
-func indices(n int) []int {
-	out := make([]int, n)
-	for i := range out {
-		out[i] = i
+// nearest is the cheapest of many places for a label round its point, and
+// whether it is left of it. Distance costs a little, and covering something a
+// lot.
+func nearest(l frontLine, letter float64, page box, taken []box) (best box, left bool) {
+	const rings, turns = 24, 24
+	w, h := float64(len([]rune(l.Label)))*letter*letterWidth, letter*1.25
+	least := math.Inf(1)
+	for k := range rings * turns {
+		r := 10 + 9*float64(k/turns)
+		// Right of the point first, then further and further round it.
+		a := float64((k%turns+1)/2) * 2 * math.Pi / turns
+		if k%2 == 0 {
+			a = -a
+		}
+		x, y := l.X+r*math.Cos(a), l.Y+r*0.8*math.Sin(a)
+		b, onLeft := box{x, y - h/2, x + w, y + h/2}, math.Cos(a) < -0.01
+		if onLeft {
+			b = box{x - w, y - h/2, x, y + h/2}
+		}
+		cost := r + 2*math.Abs(math.Sin(a)) + 40*b.outside(page)
+		for _, t := range taken {
+			if o := b.overlap(t); o > 0 {
+				cost += 60 + 4*o
+			}
+		}
+		if cost < least {
+			best, least, left = b, cost, onLeft
+		}
 	}
-	return out
+	return best, left
 }
