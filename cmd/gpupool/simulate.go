@@ -69,6 +69,7 @@ func (f *simulateFlags) register(cmd *cobra.Command) {
 	fl.DurationVar(&c.Interval, "interval", time.Minute, "between decisions")
 	fl.Float64Var(&c.Jitter, "jitter", 0, "spread of the lead time: its p95 is 1+jitter times the median")
 	fl.Float64Var(&c.StartFailure, "start-failure", 0, "share of starts that fail")
+	fl.Float64Var(&c.Dispersion, "dispersion", 0, "variance over mean of the arrivals in five seconds (default: that of the trace's minutes; 1 is Poisson)")
 	fl.BoolVar(&c.Tokens, "tokens", false, "let the work of a request follow the trace's tokens")
 	fl.StringVar((*string)(&c.Engine), "engine", string(sim.Fluid), "fluid (amounts; fast) or requests (each request in its slot)")
 	fl.StringVar(&f.tier, "tier", "instance", "instance, or host,instance for hosts that must boot beneath the instances")
@@ -118,6 +119,11 @@ func (f *simulateFlags) run(out, progress io.Writer) error {
 		if err := writeHTML(f.html, report); err != nil {
 			return err
 		}
+		if f.timeline == 0 { // recorded for the drawing only
+			for i := range report.Policies {
+				report.Policies[i].Timeline = nil
+			}
+		}
 	}
 	if f.json {
 		return report.WriteJSON(out)
@@ -125,15 +131,16 @@ func (f *simulateFlags) run(out, progress io.Writer) error {
 	return report.WriteText(out)
 }
 
-// timelineStep is a round step that keeps a drawing under some two thousand
-// points.
+// timelineStep is a round step that keeps a recording under ninety thousand
+// points. Up to two months it is the minute: the report thins the whole run by
+// itself, and shows the hardest hours from near.
 func timelineStep(d time.Duration) time.Duration {
-	for _, s := range []time.Duration{time.Minute, 5 * time.Minute, 10 * time.Minute, 30 * time.Minute, time.Hour} {
-		if d/s <= 2100 {
+	for _, s := range []time.Duration{time.Minute, 5 * time.Minute, 10 * time.Minute, 30 * time.Minute} {
+		if d/s <= 90_000 {
 			return s
 		}
 	}
-	return 6 * time.Hour
+	return time.Hour
 }
 
 func (f *simulateFlags) specs() ([]sim.Spec, error) {

@@ -73,7 +73,7 @@ type Rules struct {
 	// means 1 min. It matters where Service is known and shorter.
 	DrainTime time.Duration
 	// ScaleInAfter is how long a replica must have been surplus before it
-	// goes; 0 means the longer of Lead and 5 min.
+	// goes; 0 means the longer of Lead and 15 min.
 	ScaleInAfter time.Duration
 	// StaleAfter is the age from which the newest sample, and the length
 	// from which a hole, is too old to act on; 0 means 5 min.
@@ -92,7 +92,7 @@ func (r Rules) withDefaults() Rules {
 	}
 	or(&r.Smooth, 2*time.Minute)
 	or(&r.DrainTime, time.Minute)
-	or(&r.ScaleInAfter, max(r.Lead, 5*time.Minute))
+	or(&r.ScaleInAfter, max(r.Lead, 15*time.Minute))
 	or(&r.StaleAfter, 5*time.Minute)
 	return r
 }

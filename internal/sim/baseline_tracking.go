@@ -10,7 +10,7 @@ import (
 )
 
 // tracking follows the load of the last two minutes at a target utilization,
-// and lets go of what was surplus for as long as a start takes, at least five
+// and lets go of what was surplus for as long as a start takes, at least fifteen
 // minutes. With queue it also adds the capacity to drain, in the allowed wait,
 // the backlog that will be there when a replica started now serves; what is
 // starting already counts at its own ready time. That is the strongest rule
@@ -56,7 +56,7 @@ func (t *tracking) Decide(now time.Time, o Observation) plan.Decision {
 
 // held is the largest count needed over the hold time.
 func (t *tracking) held(now time.Time, n int) int {
-	from := now.Add(-max(t.setup.Lead, 5*time.Minute))
+	from := now.Add(-max(t.setup.Lead, 15*time.Minute))
 	keep := t.past[:0]
 	for _, p := range t.past {
 		if p.at.After(from) {

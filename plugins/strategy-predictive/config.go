@@ -49,7 +49,7 @@ func declare(r pluginconfig.Reader, required bool) plan.Rules {
 
 		Lead:         duration("lead_time", 5*time.Minute, "From wanting one to its first work: power-on, boot and model load together."),
 		Interval:     duration("interval", 10*time.Second, "Time between decisions: the policy's evaluation_interval."),
-		ScaleInAfter: duration("scale_in_after", 0, "How long one must have been surplus before it goes. 0s means the longer of lead_time and 5m. The check's query_window must be at least as long."),
+		ScaleInAfter: duration("scale_in_after", 0, "How long one must have been surplus before it goes. 0s means the longer of lead_time and 15m. The check's query_window must be at least as long."),
 		StaleAfter:   duration("stale_after", 0, "Age from which the newest sample is too old to act on; the count is then held. 0s means 5m."),
 		Utilization:  float64(r.Fraction("utilization", 1, "Share of the units that demand may fill; less leaves headroom.", setting.Between[setting.Fraction](0.01, 1))),
 	}
