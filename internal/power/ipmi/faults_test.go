@@ -196,7 +196,7 @@ func TestRepliesThatTheBMCDidNotSign(t *testing.T) {
 		"random payload":  inSession(random),
 		"cut":             inSession(func(p []byte) []byte { return p[:30] }),
 		"no payload":      inSession(func(p []byte) []byte { p[14], p[15] = 0, 0; return p }),
-		"empty":           func(ipmitest.Packet) []byte { return []byte{} },
+		"empty":           inSession(func([]byte) []byte { return []byte{} }),
 		"all random": func(p ipmitest.Packet) []byte {
 			if !p.Reply {
 				return p.Data
@@ -208,8 +208,12 @@ func TestRepliesThatTheBMCDidNotSign(t *testing.T) {
 			t.Parallel()
 			r := newRig(t, ipmitest.Reference(t))
 			r.link.Rule(rule)
-			if got, err := r.driver.State(within(t, time.Second)); !errors.Is(err, power.ErrUnreachable) || got != pool.PowerUnknown {
+			got, err := r.driver.State(within(t, time.Second))
+			if !errors.Is(err, power.ErrUnreachable) || got != pool.PowerUnknown {
 				t.Errorf("State says %s, %v, want unknown and unreachable", got, err)
+			}
+			if !strings.Contains(fmt.Sprint(err), "dropped") {
+				t.Errorf("the error does not say why: %v", err)
 			}
 			r.link.Rule(nil)
 			if got, err := r.driver.State(within(t, 20*time.Second)); err != nil || got != pool.PowerOff {

@@ -15,8 +15,8 @@ import (
 	"github.com/bougou/go-ipmi/pkg/types"
 )
 
-// Sizes and offsets of RMCP and RMCP+ packets: IPMI 2.0 sections 13.1.3, 13.6,
-// 13.18, 13.21 and 13.23. A session header starts after the RMCP header.
+// Sizes and offsets of RMCP and RMCP+ packets: IPMI 2.0 section 13.1.3 and table
+// 13-8. A session header starts after the RMCP header.
 const (
 	rmcpSize       = 4
 	header20Size   = 12 // session header of RMCP+, non-OEM payloads
@@ -28,6 +28,16 @@ const (
 	flagEncrypted     = 0x80
 	flagAuthenticated = 0x40
 	flagMask          = flagEncrypted | flagAuthenticated
+
+	// IPMI 1.5 session header without authentication code: the same table.
+	header15Size   = 10
+	header15Auth   = 0 // authentication type
+	header15Length = 9 // payload length
+
+	// A message of IPMI, request and response alike.
+	messageSeq     = 4
+	messageCommand = 5
+	messageSize    = 7 // the least, of a response
 
 	rmcpVersion   = 0x06
 	rmcpClassIPMI = 0x07
@@ -71,6 +81,7 @@ type guard struct {
 
 	awaiting types.PayloadType // payload of the last request
 	plain    bool              // the last request was in IPMI 1.5 format, before the session
+	question [2]byte           // its sequence number and command, if so
 	answered bool              // it was answered by a packet that passed
 	weaker   bool              // the BMC picked other algorithms than were asked for
 	status   types.RmcpStatusCode
@@ -194,6 +205,7 @@ func (g *guard) abort() {
 // seen is what a guard knows when a call has failed.
 type seen struct {
 	sent     int
+	dropped  int
 	answered bool
 	refused  bool
 	weaker   bool
@@ -203,7 +215,7 @@ type seen struct {
 func (g *guard) seen() seen {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return seen{g.sent, g.answered, g.refused, g.weaker, g.status}
+	return seen{g.sent, g.dropped, g.answered, g.refused, g.weaker, g.status}
 }
 
 // note remembers of a request what its reply is checked against.
@@ -211,6 +223,9 @@ func (g *guard) note(p []byte) {
 	g.answered = false
 	head, payload, ok := parse20(p)
 	if g.plain = !ok; g.plain {
+		if message, ok := parse15(p); ok {
+			g.question = [2]byte(message[messageSeq : messageCommand+1])
+		}
 		return
 	}
 	g.awaiting = head.payload
@@ -233,11 +248,12 @@ func (g *guard) admit(p []byte) bool {
 		return false
 	}
 	head, payload, is20 := parse20(p)
-	if !is20 {
-		// Only Get Channel Authentication Capabilities is asked in this format.
-		return g.plain && p[rmcpSize] != rmcpPlus
-	}
 	if g.plain {
+		// Only Get Channel Authentication Capabilities is asked in this format.
+		message, is15 := parse15(p)
+		return is15 && [2]byte(message[messageSeq:messageCommand+1]) == g.question
+	}
+	if !is20 {
 		return false
 	}
 	switch g.awaiting {
@@ -356,4 +372,18 @@ func parse20(p []byte) (header20, []byte, bool) {
 		id:      [4]byte(h[header20ID : header20ID+4]),
 	}
 	return head, h[header20Size : header20Size+size], true
+}
+
+// parse15 returns the message of an IPMI 1.5 packet that is not authenticated.
+// It is false for any other packet.
+func parse15(p []byte) (message []byte, ok bool) {
+	if len(p) < rmcpSize+header15Size+messageSize || p[rmcpSize+header15Auth] != 0 {
+		return nil, false
+	}
+	h := p[rmcpSize:]
+	size := int(h[header15Length])
+	if size < messageSize || len(h) < header15Size+size {
+		return nil, false
+	}
+	return h[header15Size : header15Size+size], true
 }

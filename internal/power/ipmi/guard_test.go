@@ -15,7 +15,7 @@ func testGuard(suite types.CipherSuiteID) *guard {
 	return newGuard(nil, settings{suite: suite, username: "gpupool", password: "gpupool-Pass1"})
 }
 
-// packet20 is an RMCP+ packet as IPMI 2.0 section 13.6 lays it out.
+// packet20 is an RMCP+ packet as IPMI 2.0 table 13-8 lays it out.
 func packet20(kind byte, id uint32, payload []byte) []byte {
 	p := []byte{0x06, 0x00, 0xff, 0x07, 0x06, kind}
 	p = binary.LittleEndian.AppendUint32(p, id)

@@ -126,19 +126,22 @@ func (d *Driver) call(ctx context.Context, what string, act func(context.Context
 // open returns a session that has just read the chassis power.
 func (d *Driver) open(ctx context.Context) (*session, pool.Power, error) {
 	tries := 0
+	var before error // of the try before the one that the deadline cut short
 	for wait := firstWait; ; wait += wait / 4 {
 		tries++
 		s, found, err := d.try(ctx, wait)
 		switch {
 		case err == nil:
 			return s, found, nil
-		case errors.Is(err, power.ErrAuth):
-			return nil, pool.PowerUnknown, err
-		case ctx.Err() != nil, errors.Is(err, context.DeadlineExceeded): // the dialer looks at the clock itself
-			return nil, pool.PowerUnknown, fmt.Errorf("%w: no answer (tries: %d): %w", power.ErrUnreachable, tries, cause(ctx))
 		case !errors.Is(err, errNoAnswer):
 			return nil, pool.PowerUnknown, err
+		case ctx.Err() != nil, errors.Is(err, context.DeadlineExceeded):
+			if before != nil {
+				err = before
+			}
+			return nil, pool.PowerUnknown, fmt.Errorf("%w (tries: %d): %w", err, tries, cause(ctx))
 		}
+		before = err
 	}
 }
 

@@ -49,6 +49,9 @@ type session struct {
 func login(ctx context.Context, s settings, wait time.Duration) (*session, error) {
 	var dialer net.Dialer
 	conn, err := dialer.DialContext(ctx, "udp", s.address)
+	if errors.Is(err, context.DeadlineExceeded) { // the dialer looks at the clock itself
+		return nil, fmt.Errorf("%w: %w: %w", power.ErrUnreachable, errNoAnswer, context.DeadlineExceeded)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", power.ErrUnreachable, err)
 	}
@@ -154,7 +157,7 @@ func (s *session) loginError(err error) error {
 	case strings.Contains(err.Error(), client.ErrRAKPAuthentication.Error()):
 		return fmt.Errorf("%w: wrong password, or no such user", power.ErrAuth)
 	case !saw.answered:
-		return fmt.Errorf("%w: %w", power.ErrUnreachable, errNoAnswer)
+		return saw.noAnswer()
 	}
 	return fmt.Errorf("%w: login failed: %w", power.ErrUnreachable, brief(err))
 }
@@ -170,9 +173,17 @@ func (s *session) readError(err error) error {
 	case saw.refused:
 		return fmt.Errorf("%w: nothing listens there any more", power.ErrUnreachable)
 	case !saw.answered:
-		return fmt.Errorf("%w: %w", power.ErrUnreachable, errNoAnswer)
+		return saw.noAnswer()
 	}
 	return fmt.Errorf("%w: %w", power.ErrUnreachable, brief(err))
+}
+
+// noAnswer is the error of a request that was not answered.
+func (s seen) noAnswer() error {
+	if s.dropped > 0 {
+		return fmt.Errorf("%w: %w that the BMC had signed; others were dropped: %d", power.ErrUnreachable, errNoAnswer, s.dropped)
+	}
+	return fmt.Errorf("%w: %w", power.ErrUnreachable, errNoAnswer)
 }
 
 // setupError classifies a status of Open Session or RAKP: IPMI 2.0 table 13-15.

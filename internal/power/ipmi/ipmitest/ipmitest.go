@@ -11,7 +11,6 @@ package ipmitest
 
 import (
 	"context"
-	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -135,7 +134,7 @@ func freePort(t testing.TB, ip netip.Addr) netip.AddrPort {
 	if err != nil {
 		t.Fatalf("find a free UDP port: %v", err)
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	return conn.LocalAddr().(*net.UDPAddr).AddrPort()
 }
 
@@ -147,5 +146,5 @@ func eventually(t testing.TB, what string, done func() bool) {
 			return
 		}
 	}
-	t.Fatal(fmt.Sprintf("waited 20s in vain until %s", what))
+	t.Fatalf("waited 20s in vain until %s", what)
 }

@@ -2,6 +2,7 @@ package ipmitest
 
 import (
 	"bytes"
+	"context"
 	_ "embed"
 	"fmt"
 	"net"
@@ -54,7 +55,7 @@ mc_enable 0x20
 	}
 
 	var output bytes.Buffer
-	s.cmd = exec.Command(tool(t, "ipmi_sim", "openipmi"),
+	s.cmd = exec.CommandContext(context.Background(), tool(t, "ipmi_sim", "openipmi"),
 		"-c", s.path("lan.conf"), "-f", s.path("bmc.emu"), "-s", s.path("state"), "-n")
 	s.cmd.Stdout, s.cmd.Stderr = &output, &output
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
@@ -159,7 +160,7 @@ func pings(addr netip.AddrPort) bool {
 	if err != nil {
 		return false
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	ping := []byte{0x06, 0x00, 0xff, 0x06, 0x00, 0x00, 0x11, 0xbe, 0x80, 0x00, 0x00, 0x00}
 	if _, err := conn.Write(ping); err != nil {
 		return false
