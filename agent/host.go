@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"time"
 
@@ -27,81 +26,84 @@ const patience = 2 * time.Second
 // serveHost runs the agent until ctx ends, or until it must be started anew.
 // Sampling, HTTP and heart-beats each go on whatever the others do.
 func serveHost(ctx context.Context, cfg config, log *slog.Logger) error {
-	listener, err := net.Listen("tcp", cfg.Listen)
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", cfg.Listen)
 	if err != nil {
 		return fmt.Errorf("listen: %w (another agent on this host? -listen chooses another address)", err)
 	}
-	started := time.Now()
 	sampler := gpu.New(gpu.Config{
 		Driver: nvml.New(cfg.NVML),
 		Owner:  proc.New("/proc").Owner,
 		Period: cfg.Period,
 		Log:    log,
 	})
+	snapshot := describe(sampler, cfg.Node, log)
+	registration, err := registrar(cfg, listener, snapshot, log)
+	if err != nil {
+		listener.Close()
+		return err
+	}
+	answers := serve.Config{Snapshot: snapshot, Token: cfg.token}
+	if registration != nil {
+		answers.Consul = registration.State
+	}
+	server := serve.Server(serve.Handler(answers))
+	server.ErrorLog = slog.NewLogLogger(log.Handler(), slog.LevelWarn)
+
+	ctx, stop := context.WithCancelCause(ctx)
+	registered := background(func() {
+		if registration != nil {
+			registration.Run(ctx)
+		}
+	})
+	sampled := background(func() {
+		if err := sampler.Run(ctx); err != nil {
+			stop(fmt.Errorf("%w; a new process loads the new one", err))
+		}
+	})
+	background(func() { stop(server.Serve(listener)) })
+	log.Info("the agent runs", "version", version, "node", cfg.Node, "listen", listener.Addr().String())
+
+	<-ctx.Done()
+	log.Info("the agent ends", "why", context.Cause(ctx))
+	<-registered // first: nobody is to be sent here any more
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+	defer cancel()
+	_ = server.Shutdown(grace) // requests that do not end are cut off
+	select {
+	case <-sampled:
+	case <-grace.Done():
+		log.Warn("a call to the GPU driver hangs, ending without shutting it down")
+	}
+	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil // by a signal
+}
+
+// background runs f in a goroutine, and closes done when it returns.
+func background(f func()) (done <-chan struct{}) {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		f()
+	}()
+	return ended
+}
+
+// describe adds to what is sampled who samples it.
+func describe(sampler *gpu.Sampler, node string, log *slog.Logger) (snapshot func() fleet.Snapshot) {
 	root := os.Geteuid() == 0
 	if !root {
 		log.Warn("the agent does not run as root: it cannot tell whether GPUs are busy outside Nomad")
 	}
-	snapshot := func() fleet.Snapshot {
+	started := time.Now()
+	return func() fleet.Snapshot {
 		now := time.Now()
 		s := asSeenBy(root, sampler.Snapshot(now))
-		s.Node = cfg.Node
-		s.Agent = fleet.Agent{Version: version, Uptime: now.Sub(started).Seconds()}
+		s.Node = node
+		s.Agent = fleet.Agent{Version: version, Uptime: now.Sub(started).Round(time.Millisecond).Seconds()}
 		return s
 	}
-	answers := serve.Config{Snapshot: snapshot, Token: cfg.token}
-
-	ctx, stop := context.WithCancel(ctx)
-	defer stop()
-	left := make(chan struct{}) // closed when the agent is out of Consul
-	if registration, err := registrar(cfg, listener, snapshot, log); err != nil {
-		listener.Close()
-		return err
-	} else if registration != nil {
-		answers.Consul = registration.State
-		go func() {
-			defer close(left)
-			registration.Run(ctx)
-		}()
-	} else {
-		close(left)
-	}
-
-	server := serve.Server(serve.Handler(answers))
-	server.ErrorLog = slog.NewLogLogger(log.Handler(), slog.LevelWarn)
-	failed := make(chan error, 2) // by sampling or serving
-	go func() { failed <- server.Serve(listener) }()
-	sampled := make(chan struct{})
-	go func() {
-		defer close(sampled)
-		if err := sampler.Run(ctx); err != nil {
-			failed <- err
-		}
-	}()
-	log.Info("the agent runs", "version", version, "node", cfg.Node, "listen", listener.Addr().String())
-
-	select {
-	case <-ctx.Done():
-		err = nil
-	case err = <-failed:
-	}
-	stop()
-	<-left // first: nobody is to be sent here any more
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	_ = server.Shutdown(ctx) // requests that do not end are cut off
-	select {
-	case <-sampled:
-	case <-ctx.Done():
-		log.Warn("a call to the GPU driver hangs, ending without shutting it down")
-	}
-	if errors.Is(err, gpu.ErrReplaced) {
-		return fmt.Errorf("%w; a new process loads the new one", err)
-	}
-	if errors.Is(err, http.ErrServerClosed) {
-		return nil
-	}
-	return err
 }
 
 // asSeenBy takes back what only root can know. The driver may hide processes of

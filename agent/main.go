@@ -41,7 +41,7 @@ func run(args []string, env func(string) string, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	if err := serveHost(ctx, cfg, log); err != nil {
-		log.Error("the agent ends", "error", err)
+		log.Error("the agent failed", "error", err)
 		return 1
 	}
 	return 0
