@@ -169,10 +169,11 @@ func (l *Loop) one(ctx context.Context, gen uint64, v pool.View, a pool.Action) 
 	if !held || g != gen || until.Sub(now) < l.cfg.ActTimeout {
 		return fmt.Errorf("%s %s: %w for long enough", a.Do, a.Host, ErrNotHolder)
 	}
+	// ActTimeout from now is before the lease ends, as was just made sure.
 	ctx, cancel := context.WithTimeout(ctx, l.cfg.ActTimeout)
 	defer cancel()
 
-	intent := pool.Intent{Verb: a.Do, Why: a.Why, At: now, Gen: gen, Rev: v.Rev}
+	intent := pool.Intent{Verb: a.Do, Why: a.Why, At: now, Gen: gen, NodeIndex: v.Node.Index, Rev: v.Rev}
 	intent, err := l.cfg.Store.Record(ctx, a.Host, intent)
 	if err != nil {
 		return fmt.Errorf("%s %s was not begun, its intent cannot be recorded: %w", a.Do, a.Host, err)

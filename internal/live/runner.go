@@ -89,12 +89,15 @@ func (r *Runner) State() State {
 	return r.state
 }
 
-// Run ticks until ctx ends, and then gives the lease back.
+// Run ticks until ctx ends. The lease is given back last: the moment that it
+// is free another process acts.
 func (r *Runner) Run(ctx context.Context) {
 	defer close(r.done)
+	held, release := context.WithCancel(context.WithoutCancel(ctx))
 	var lease sync.WaitGroup
-	lease.Go(func() { r.lease.Run(ctx) })
+	lease.Go(func() { r.lease.Run(held) })
 	defer lease.Wait()
+	defer release()
 	defer r.cfg.Site.Close() //nolint:errcheck // nothing is left to do about it
 
 	for ctx.Err() == nil {
@@ -208,11 +211,16 @@ func (r *Runner) SetWant(ctx context.Context, n int, reason string) error {
 			return err
 		}
 		// Somebody wrote meanwhile: an operator, or an autoscaler that holds
-		// the lease no longer. Write over what is there now.
-		if w, err = r.records.Want(ctx); err != nil {
+		// the lease no longer. Write over what is there now, which is nothing
+		// if the record was deleted.
+		switch w, err = r.records.Want(ctx); {
+		case errors.Is(err, consul.ErrNotFound):
+			r.forgetWant()
+		case err != nil:
 			return err
+		default:
+			r.setWant(w)
 		}
-		r.setWant(w)
 	}
 }
 
@@ -222,6 +230,13 @@ func (r *Runner) setWant(w consul.Want) {
 	if w.Rev >= r.want.Rev {
 		r.want, r.state.Want, r.state.WantKnown = w, w.Count, true
 	}
+}
+
+// forgetWant is for a record that is not there any more.
+func (r *Runner) forgetWant() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.want, r.state.WantKnown = consul.Want{}, false
 }
 
 // tell logs what changed, keeps the state, and publishes it for `gpupool
@@ -296,6 +311,7 @@ func (s store) Want(ctx context.Context) (int, bool, error) {
 	w, err := s.r.records.Want(ctx)
 	switch {
 	case errors.Is(err, consul.ErrNotFound):
+		s.r.forgetWant()
 		return 0, false, nil
 	case err != nil:
 		return 0, false, err

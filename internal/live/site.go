@@ -205,7 +205,7 @@ func (s *Site) Act(ctx context.Context, v pool.View, do pool.Verb) error {
 	case pool.Cordon:
 		return s.nomad.Cordon(ctx, v.Node.ID)
 	case pool.Drain:
-		return s.nomad.Drain(ctx, v.Node.ID, nomad.DrainSpec{Deadline: s.drain, Pool: s.spec.Name})
+		return s.nomad.Drain(ctx, v.Node.ID, nomad.DrainSpec{Deadline: s.drain, Pool: s.spec.Name, Why: "surplus: to be powered off"})
 	case pool.SoftOff:
 		return driver.Off(ctx, power.Soft)
 	case pool.HardOff:
@@ -214,11 +214,11 @@ func (s *Site) Act(ctx context.Context, v pool.View, do pool.Verb) error {
 	return fmt.Errorf("%s is not a thing to do", do)
 }
 
-// Ambiguous reports whether an act that failed so may still happen. Nomad
-// answers what it did, and a BMC that could not be reached or said no did
-// nothing; all else may have been done.
+// Ambiguous reports whether an act that failed so may still happen. A Nomad or
+// a BMC that said no did nothing, and neither did a BMC that was not reached;
+// all else may have been done.
 func Ambiguous(err error) bool {
-	for _, clear := range []error{power.ErrUnreachable, power.ErrAuth, power.ErrRefused, power.ErrUnsupported} {
+	for _, clear := range []error{power.ErrUnreachable, power.ErrAuth, power.ErrRefused, power.ErrUnsupported, nomad.ErrForeign, nomad.ErrDenied, nomad.ErrNotFound} {
 		if errors.Is(err, clear) && !errors.Is(err, power.ErrAmbiguous) {
 			return false
 		}

@@ -104,6 +104,7 @@ func nodeOf(stub *api.NodeListStub, spec PoolSpec, work []pool.Alloc) pool.Node 
 	return pool.Node{
 		ID:       stub.ID,
 		Status:   status(stub.Status),
+		Index:    stub.ModifyIndex,
 		Eligible: stub.SchedulingEligibility == api.NodeSchedulingEligible,
 		Draining: stub.Drain,
 		Mark:     markOf(stub.LastDrain, spec.Name),

@@ -76,6 +76,7 @@ func (c *checker) one(a Action, v View) {
 		c.require(a, v.Power == PowerOff && c.now.Sub(v.PowerAt) <= c.l.StaleAfter, "its chassis was not read as off lately")
 	case Enable:
 		c.require(a, node.Status == NodeReady, "its node is not ready")
+		c.require(a, v.Verb != TurnOn || node.Index == 0 || node.Index > v.Intent.NodeIndex, "its node has not registered since the power-on")
 		c.require(a, v.Verb != SoftOff && v.Verb != HardOff, "it is shutting down")
 	case Cordon:
 		c.require(a, c.phase[a.Host] == Ready, "it is not in service")

@@ -61,6 +61,10 @@ func TestCheckRefuses(t *testing.T) {
 		{why: "still eligible", do: Drain, view: serving},
 		{why: "it has work", do: Drain, view: with(drained, func(v *View) { v.Node.Work = []Alloc{{ID: "a"}} })},
 		{why: "its node is not ready", do: Enable, view: off},
+		{why: "has not registered since", do: Enable, view: with(drained, func(v *View) {
+			v.Node.Index = 7
+			v.Intent = Intent{Verb: TurnOn, At: old, SettledAt: old, NodeIndex: 7}
+		})},
 		{why: "it is shutting down", do: Enable, view: with(drained, func(v *View) { v.Intent = Intent{Verb: SoftOff, At: old, SettledAt: old} })},
 		{why: "not a thing to do", do: VerbNone, view: serving},
 	} {

@@ -63,8 +63,12 @@ func (m Mark) String() string { return name(int(m), "none", "ours", "released", 
 
 // Node is what Nomad says of a host.
 type Node struct {
-	ID       string
-	Status   NodeStatus
+	ID      string
+	Status  NodeStatus
+	Problem string // why Status is NodeUnknown although Nomad was read, for an operator to mend
+	// Index is Nomad's index of the last change of the node, 0 if not known.
+	// It rises when the client registers anew, and not with its heartbeats.
+	Index    uint64
 	Eligible bool
 	Draining bool // a drain is in progress
 	Mark     Mark
@@ -165,6 +169,8 @@ type Intent struct {
 	Why  string    `json:"why"`
 	At   time.Time `json:"at"`  // when it was decided
 	Gen  uint64    `json:"gen"` // generation of the lease it was recorded under
+	// NodeIndex is Node.Index as it was seen before the act.
+	NodeIndex uint64 `json:"node_index,omitempty"`
 
 	// SettledAt is when the outcome was recorded; zero while it is open. A
 	// crash between recording and acting leaves it zero for ever, so an open

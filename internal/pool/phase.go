@@ -64,7 +64,7 @@ func PhaseOf(v View, now time.Time, l Limits) (Phase, string) {
 		return v.Verb.phase(), fmt.Sprintf("%s sent, not looked at since", v.Verb)
 	}
 	if v.Node.Status == NodeUnknown || now.Sub(v.NodeAt) > l.StaleAfter {
-		return Unknown, "Nomad was not read lately"
+		return Unknown, or(v.Node.Problem, "Nomad was not read lately")
 	}
 	if held, why := v.held(); held {
 		return Held, why
@@ -195,6 +195,8 @@ func (v View) phaseOn(now time.Time, l Limits) (Phase, string) {
 func (v View) phaseJoined(now time.Time, l Limits) (Phase, string) {
 	missing := v.missing(now, l)
 	switch {
+	case !v.joined():
+		return Booting, "waiting for its Nomad node, which Nomad remembers from before the power-on"
 	case v.Verb == TurnOn:
 		return Booting, or(missing, "its node has joined")
 	case !v.Node.Eligible || v.Node.Draining:
@@ -216,6 +218,15 @@ func (v View) drainingWhy() string {
 		return "drained"
 	}
 	return "ineligible, about to be drained"
+}
+
+// joined reports whether the host's Nomad client has registered. Nomad goes on
+// calling a node ready until it misses a heartbeat, so a host that was off for
+// a moment shows the readiness of its former life; what tells them apart is
+// that the node has changed since the power-on.
+func (v View) joined() bool {
+	former := v.Verb == TurnOn && v.Node.Index != 0 && v.Node.Index <= v.Intent.NodeIndex
+	return v.Node.Status == NodeReady && !former
 }
 
 // drained reports whether our drain came to its end.

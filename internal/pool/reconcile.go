@@ -122,7 +122,7 @@ func (r *reconciler) finish() {
 		}
 		switch h.Phase {
 		case Booting:
-			if h.Node.Status == NodeReady && h.Node.GPUs >= h.Host.GPUs && (h.Verb != Enable || !h.Node.Eligible) {
+			if h.joined() && h.Node.GPUs >= h.Host.GPUs && (h.Verb != Enable || !h.Node.Eligible) {
 				r.act(h, Enable, fmt.Sprintf("it has joined with %d GPUs", h.Node.GPUs))
 			}
 		case Stopping:

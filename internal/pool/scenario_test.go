@@ -100,6 +100,10 @@ func (sc *scenario) setHost(t *testing.T, d *datadriven.TestData) {
 			if v.Node.Status == NodeReady {
 				v.Node.GPUs, v.Agent.Status = 2, AgentPassing
 			}
+		case "problem":
+			v.Node.Problem = a.Vals[0]
+		case "index": // index=(now,at the last act)
+			v.Node.Index, v.Intent.NodeIndex = uint64(atoi(t, d, a.Vals[0])), uint64(atoi(t, d, a.Vals[1]))
 		case "ineligible":
 			v.Node.Eligible = false
 		case "draining":

@@ -88,7 +88,7 @@ func (p *plugin) SetConfig(config map[string]string) error {
 	p.cancel, p.watches = cancel, make(map[string]*watch)
 	for _, ip := range inv.Pools {
 		w := &watch{
-			spec:  nomad.PoolSpec{Name: ip.Name, NodePool: ip.NodePool, Device: ip.Device},
+			spec:  specOf(ip),
 			from:  client,
 			every: s.sample, keep: s.keep, hold: s.hold, timeout: readTimeout,
 			log: p.log,
@@ -100,6 +100,17 @@ func (p *plugin) SetConfig(config map[string]string) error {
 		go w.run(ctx)
 	}
 	return nil
+}
+
+// specOf says which part of Nomad a pool is. A host's GPUs may be more than
+// the pool's usual number.
+func specOf(p inventory.Pool) nomad.PoolSpec {
+	spec := nomad.PoolSpec{Name: p.Name, NodePool: p.NodePool, Device: p.Device, GPUsPerHost: p.GPUsPerHost}
+	for _, h := range p.Hosts {
+		spec.Nodes = append(spec.Nodes, h.Node)
+		spec.GPUsPerHost = max(spec.GPUsPerHost, h.GPUs)
+	}
+	return spec
 }
 
 // withoutPower keeps this plugin from needing the BMCs' credentials.
