@@ -17,8 +17,16 @@ help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: tools bin ## run the whole story on this machine: make demo, or make demo DEMO=quick
+demo: hello tools bin ## run the whole story on this machine: make demo, or make demo DEMO=quick
 	@$(AS_ROOT) ./bin/demo --mode=$(DEMO)
+
+.PHONY: hello
+hello:
+	@echo "The demo runs a real Consul, Nomad and Nomad Autoscaler, with gpupool, on this machine."
+	@echo "The first time it installs openipmi, ipmitool and gcc, where they are missing, by apt,"
+	@echo "and builds the three from source: about ten minutes on two cores. They are kept in"
+	@echo "$(CACHE). After that it starts in seconds."
+	@echo
 
 .PHONY: build
 build: bin ## build the plugins, the agent and the command into bin/
@@ -44,8 +52,9 @@ race: tools ## run all but the end-to-end tests under the race detector
 
 .PHONY: tools
 tools: ## install the packages and build the tools that the tests and the demo run
-	@e2e/tools/packages.sh
+	@e2e/tools/packages.sh $(PACKAGES)
 	@e2e/tools/build.sh >/dev/null
+test race e2e: PACKAGES = test
 
 .PHONY: lint
 lint: ## vet, format and lint

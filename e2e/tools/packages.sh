@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
-# packages.sh installs the Debian packages that the end-to-end tests and the
-# demo need, if they are missing: a BMC simulator, an independent IPMI client
-# and a C compiler for the agent and the fake NVML library.
+# packages.sh [test] installs the Debian packages that the demo needs, if they
+# are missing: a BMC simulator, an independent IPMI client and a C compiler for
+# the agent and the fake NVML library. With `test`, also what only tests use.
 set -euo pipefail
 
 say() { printf '%s\n' "packages: $*" >&2; }
 
 # What is needed is programs; they may have come another way.
 declare -A package=([ipmi_sim]=openipmi [ipmitool]=ipmitool [flock]=util-linux [gcc]=gcc)
+if [[ ${1-} == test ]]; then
+	package[chromium]=chromium # looks at the simulator's report
+fi
 missing=()
 for program in "${!package[@]}"; do
 	PATH=$PATH:/usr/sbin:/sbin command -v "$program" >/dev/null || missing+=("${package[$program]}")
@@ -29,7 +32,7 @@ if ((EUID != 0)); then
 	fi
 	as_root=(sudo)
 fi
-say "installing ${missing[*]} (about half a minute)"
+say "installing ${missing[*]} (half a minute to two minutes)"
 export DEBIAN_FRONTEND=noninteractive
 install() { "${as_root[@]}" apt-get install -y -q --no-install-recommends "${missing[@]}" >&2; }
 # The lists of a fresh machine are empty; those of an old one are stale.
