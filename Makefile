@@ -34,7 +34,7 @@ build: bin ## build the plugins, the agent and the command into bin/
 .PHONY: bin
 bin:
 	@mkdir -p bin
-	@go build -trimpath -o bin/ ./plugins/... ./agent ./cmd/gpupool ./e2e/demo
+	@go build -buildvcs=false -trimpath -o bin/ ./plugins/... ./agent ./cmd/gpupool ./e2e/demo
 
 .PHONY: test
 test: tools ## install what is needed and run all tests, end to end included

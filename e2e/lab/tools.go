@@ -36,7 +36,7 @@ func findTools(ctx context.Context, dir string, progress func(string)) (Tools, e
 		DeviceFake: paths["gpupool-device-fake"],
 		Host:       filepath.Join(dir, "bin", "host"),
 	}
-	build := exec.CommandContext(ctx, "go", "build", "-o", t.Host, "./e2e/host")
+	build := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-o", t.Host, "./e2e/host")
 	build.Dir = root
 	if out, err := build.CombinedOutput(); err != nil {
 		return Tools{}, fmt.Errorf("lab: build e2e/host: %w: %s", err, out)

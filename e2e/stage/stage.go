@@ -107,7 +107,7 @@ func (s *Stage) up(ctx context.Context) error {
 // build compiles what the job files run into bin.
 func (s *Stage) build(ctx context.Context) error {
 	bin := filepath.Join(s.dir, "bin")
-	cmd := exec.CommandContext(ctx, "go", "build", "-o", bin+"/", "./plugins/...", "./agent")
+	cmd := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-o", bin+"/", "./plugins/...", "./agent")
 	cmd.Dir = s.root
 	cmd.Env = append(os.Environ(), "CGO_CFLAGS=-O2 -g -Wno-deprecated-declarations")
 	if out, err := cmd.CombinedOutput(); err != nil {
