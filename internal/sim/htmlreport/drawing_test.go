@@ -192,12 +192,75 @@ func TestFormats(t *testing.T) {
 		{number(1234567, 0), "1,234,567"}, {number(999, 0), "999"}, {number(-1234.5, 1), "-1,234.5"}, {number(-0.001, 0), "0"},
 		{amount(0), "0"}, {amount(4308.4), "4,308"}, {amount(12.34), "12.3"}, {amount(0.01234), "0.0123"},
 		{short(7.18e6), "7.18M"}, {short(16000), "16k"}, {short(9999), "9,999"}, {short(0.25), "0.25"},
-		{seconds(0), "0s"}, {seconds(0.04), "40ms"}, {seconds(3.21), "3.2s"}, {seconds(300), "5m"}, {seconds(5400), "1h30m"},
+		{seconds(0), "0s"}, {seconds(0.04), "40ms"}, {seconds(3.21), "3.2s"}, {seconds(300), "5m"}, {seconds(5400), "1h30m"}, {seconds(5432), "1h31m"}, {seconds(1556480), "18d"},
 		{spoken(60), "1 minute"}, {spoken(90), "90 seconds"}, {spoken(1), "1 second"}, {spoken(7200), "2 hours"}, {spoken(630.5), "10m31s"},
 		{days(7), "7 days"}, {days(0.5), "12 hours"}, {days(1.0 / 24), "60 minutes"},
 	} {
 		if c.got != c.want {
 			t.Errorf("got %s, want %s", c.got, c.want)
 		}
+	}
+}
+
+// TestLadder checks that a bar's parts make up its cost, and that one policy
+// that costs far more than the others is cut off rather than all others made
+// too short to read.
+func TestLadder(t *testing.T) {
+	r := sample()
+	l := newLadder(r, judge(r))
+	if l.Torn {
+		t.Error("a bar is cut off where all have room")
+	}
+	for _, b := range l.Rungs {
+		want := 100.0
+		for _, p := range r.Policies {
+			if p.Name == b.Name {
+				want = 100 * p.Cost / 11520
+			}
+		}
+		if got := b.Busy + b.Idle + b.Wear; math.Abs(got-want) > 0.05 {
+			t.Errorf("%s: the bar is %g%% long, want %g%%", b.Name, got, want)
+		}
+	}
+	r.Policies[0].Cost = 161424
+	l = newLadder(r, judge(r))
+	if !l.Torn {
+		t.Error("no bar is cut off")
+	}
+	for _, b := range l.Rungs {
+		if b.Torn != (b.Name == "static-peak") || b.Busy+b.Idle+b.Wear > 100.05 {
+			t.Errorf("%s: cut off: %t, %g%% long", b.Name, b.Torn, b.Busy+b.Idle+b.Wear)
+		}
+		if b.Name == "predictive" && b.Busy+b.Idle+b.Wear < 30 {
+			t.Errorf("predictive is only %g%% long", b.Busy+b.Idle+b.Wear)
+		}
+	}
+}
+
+// TestTallFigures checks that capacity and queues beyond the common scales are
+// not drawn as if they were within.
+func TestTallFigures(t *testing.T) {
+	r := sample()
+	l := r.Policies[0].Timeline
+	for i := range l.Ready {
+		l.Ready[i], l.Billed[i] = 130, 130
+	}
+	r.Policies[1].Timeline.Waiting[3000] = 1e6
+	s := newTimeSection(r)
+	peak, hpa := s.Policies[2].Charts[0], s.Policies[3].Charts[0]
+	if peak.Tall < 2 || peak.Above() >= 0 || peak.Cut != "" {
+		t.Errorf("130 replicas beside 45 are %g times as high, from %d on, cut at %q", peak.Tall, peak.Above(), peak.Cut)
+	}
+	if last := hpa.WaitTick[2].Label; last != "1.2M" {
+		t.Errorf("a queue of a million is on a scale up to %s, want 1.2M", last)
+	}
+	if last := s.Policies[0].Charts[0].WaitTick[2].Label; last != "2,800" {
+		t.Errorf("the common scale goes to %s, want 2,800", last)
+	}
+	for i := range l.Ready {
+		l.Billed[i] = 1000
+	}
+	if cut := newTimeSection(r).Policies[2].Charts[0].Cut; cut != "1,000" {
+		t.Errorf("a thousand replicas beside 45 say they go up to %q", cut)
 	}
 }

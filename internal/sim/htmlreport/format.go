@@ -86,7 +86,7 @@ func decimals(v float64) int {
 	return 2
 }
 
-// seconds writes a time as people say it: 0s, 40ms, 3.2s, 5m, 1h30m.
+// seconds writes a time as people say it: 0s, 40ms, 3.2s, 5m, 1h30m, 18d.
 func seconds(s float64) string {
 	d := time.Duration(s * float64(time.Second))
 	switch {
@@ -96,8 +96,12 @@ func seconds(s float64) string {
 		d = d.Round(time.Millisecond)
 	case d < 10*time.Second:
 		d = d.Round(100 * time.Millisecond)
-	default:
+	case d < time.Hour:
 		d = d.Round(time.Second)
+	case d < 48*time.Hour:
+		d = d.Round(time.Minute)
+	default:
+		return strconv.FormatFloat(d.Hours()/24, 'g', 3, 64) + "d"
 	}
 	out := d.String()
 	if strings.HasSuffix(out, "m0s") {

@@ -16,6 +16,7 @@ type ladder struct {
 	Rungs []rung
 	Bound float64 // per cent of the width; 0 for none
 	Wear  bool
+	Torn  bool // one bar at least is longer than there is room
 
 	BoundSays string
 }
@@ -27,35 +28,56 @@ type rung struct {
 	Busy   float64 // per cent of the width
 	Idle   float64
 	Wear   float64
+	Torn   bool
 	Cost   string
 	OnTime string
 	Title  string
 }
 
 func newLadder(r *sim.Report, v verdict) ladder {
-	top := r.Bound.GPUHours * r.Config.Price
-	for _, p := range r.Policies {
-		top = max(top, p.Cost)
-	}
-	if top <= 0 {
-		top = 1
-	}
-	width := func(cost float64) float64 { return round2(100 * max(cost, 0) / top) }
 	bound := r.Bound.GPUHours * r.Config.Price
+	top := ladderTop(r, bound)
+	width := func(cost float64) float64 { return round2(100 * max(cost, 0) / top) }
 	l := ladder{Bound: width(bound), BoundSays: fmt.Sprintf("%s, for %s GPU-hours", amount(bound), amount(r.Bound.GPUHours))}
 	for _, i := range ranked(r) {
 		p := r.Policies[i]
 		wear := min(float64(p.PowerCycles)*r.Config.CyclePrice, p.Cost)
 		busy := (p.Cost - wear) * min(max(p.Utilization, 0), 1)
-		l.Wear = l.Wear || wear > 0
-		l.Rungs = append(l.Rungs, rung{
-			Name: p.Name, Best: i == v.Best, Met: meets(r, p),
+		out := rung{
+			Name: p.Name, Best: i == v.Best, Met: meets(r, p), Torn: p.Cost > top*1.0001,
 			Busy: width(busy), Idle: width(p.Cost - wear - busy), Wear: width(wear),
 			Cost: amount(p.Cost), OnTime: percent(p.Attainment),
-			Title: fmt.Sprintf("%s: %s, of it %s for busy slots, %s for idle ones, %s for starts", p.Name, amount(p.Cost), amount(busy), amount(p.Cost-wear-busy), amount(wear)),
-		})
+			Title: fmt.Sprintf("%s: %s, of it %s for busy slots, %s for idle ones, %s for starts",
+				p.Name, amount(p.Cost), amount(busy), amount(p.Cost-wear-busy), amount(wear)),
+		}
+		if out.Torn {
+			out.Busy = min(out.Busy, 100)
+			out.Idle = round2(100 - out.Busy)
+			out.Wear = 0
+		}
+		l.Wear = l.Wear || out.Wear > 0
+		l.Torn = l.Torn || out.Torn
+		l.Rungs = append(l.Rungs, out)
 	}
 	return l
+}
+
+// ladderTop is the cost at the right edge: the greatest, unless it would leave
+// no room to tell the others apart.
+func ladderTop(r *sim.Report, bound float64) float64 {
+	costs := make([]float64, 0, len(r.Policies))
+	for _, p := range r.Policies {
+		costs = append(costs, p.Cost)
+	}
+	slices.Sort(costs)
+	top := max(costs[len(costs)-1], bound)
+	if middle := costs[len(costs)/2]; middle > 0 && top > 4*middle {
+		top = max(2.5*middle, bound)
+	}
+	if top <= 0 {
+		return 1
+	}
+	return top
 }
 
 // kpiTable has every figure of every policy.
@@ -227,8 +249,8 @@ func world(r *sim.Report) []fact {
 		fact{"Metrics", fmt.Sprintf("every %s, %s late, %s lost", say(c.Sample), say(c.Delay), percentShort(c.Loss))},
 		fact{"Prices", fmt.Sprintf("%s a GPU-hour, %s a start", amount(c.Price), amount(c.CyclePrice))},
 		fact{"Power of a GPU", fmt.Sprintf("%g W idle, %g W busy, %g W starting", c.IdleWatts, c.BusyWatts, c.BootWatts)},
-		fact{"Arrivals", fmt.Sprintf("variance over mean %g in 5 s", c.Dispersion)},
-		fact{"Service times", fmt.Sprintf("coefficient of variation %g", c.ServiceCV)},
+		fact{"Arrivals", fmt.Sprintf("variance over mean %.3g in 5 s", c.Dispersion)},
+		fact{"Service times", fmt.Sprintf("coefficient of variation %.3g", c.ServiceCV)},
 		fact{"Full batches", slower(c.SlowDown)},
 		fact{"Start times", jitter(c.Jitter)},
 		fact{"Failed starts", percentShort(c.StartFailure)},

@@ -38,7 +38,6 @@ type window struct {
 	Need     string // path of the demand, shared by all policies
 	NeedTop  int    // y of its greatest value
 	NeedLine string
-	WaitTick []tick
 	XTicks   []tick
 	Warmup   float64 // per cent of the width that is not scored; 0 for none
 
@@ -72,14 +71,16 @@ type timePolicy struct {
 
 // chart is one policy in one window.
 type chart struct {
-	Window  window
-	Alt     string
-	YTicks  []tick
-	Tall    float64 // height, as a multiple of the least
-	Covered string  // the demand that ready replicas meet
-	Billed  string
-	Ready   string
-	Waiting string
+	Window   window
+	Alt      string
+	YTicks   []tick
+	WaitTick []tick
+	Tall     float64 // height, as a multiple of the least
+	Cut      string  // the greatest value, where it is not on the drawing
+	Covered  string  // the demand that ready replicas meet
+	Billed   string
+	Ready    string
+	Waiting  string
 }
 
 // timeData is what the cursor reads out; the script knows its form. All
@@ -114,10 +115,10 @@ func newTimeSection(r *sim.Report) *timeSection {
 	step := time.Duration(first.StepS * float64(time.Second))
 	c := clockOf(r.Trace)
 	s := &timeSection{Data: timeData{Counted: c.counted, Start: c.start.UnixMilli()}}
-	back := queueScale(r, order)
+	back := queueScale(r, order[:min(shownOpen, len(order))])
 	for id, part := range parts(r, order, step) {
 		w := part
-		w.ID, w.back, w.WaitTick = id, back, rootTicks(back.top*back.top)
+		w.ID, w.back = id, back
 		w.main, w.step = replicaScale(r, order[:min(shownOpen, len(order))], w)
 		need := first.Need[w.from:w.to]
 		w.Need, w.NeedLine, w.NeedTop = w.main.area(need), w.main.line(need), w.main.y(slices.Max(need))
@@ -129,7 +130,7 @@ func newTimeSection(r *sim.Report) *timeSection {
 		s.Windows = append(s.Windows, w)
 		n := min(w.to-w.from, buckets)
 		s.Data.Windows = append(s.Data.Windows, windowData{
-			Start: begin.UnixMilli(), Step: float64(w.to-w.from) * first.StepS * 1000 / float64(n), Need: most(need, n)})
+			Start: begin.UnixMilli(), Step: float64(w.to-w.from) * first.StepS * 1000 / float64(n), Need: greatest(need, n)})
 	}
 	for k, i := range order {
 		s.Policies = append(s.Policies, s.policy(k, r, r.Policies[i], k < shownOpen))
@@ -170,11 +171,11 @@ func replicaScale(r *sim.Report, of []int, w window) (canvas, float64) {
 	return canvas{height: mainHeight, top: top, scale: linear}, step
 }
 
-// queueScale is the same for all: of square roots, so that short queues are
-// seen beside long ones.
-func queueScale(r *sim.Report, order []int) canvas {
+// queueScale fits the queues of the given policies: it is of square roots, so
+// that short ones are seen beside long ones.
+func queueScale(r *sim.Report, of []int) canvas {
 	most := 4.0
-	for _, i := range order {
+	for _, i := range of {
 		most = max(most, slices.Max(r.Policies[i].Timeline.Waiting))
 	}
 	return canvas{height: backHeight, top: math.Sqrt(roundUp(most)), scale: math.Sqrt}
@@ -251,14 +252,22 @@ func (s *timeSection) policy(id int, r *sim.Report, p sim.PolicyReport, open boo
 		for i := range need {
 			covered[i] = min(need[i], ready[i])
 		}
-		top := max(slices.Max(ready), slices.Max(billed), w.main.top)
-		top = min(w.step*math.Ceil(top/w.step-1e-9), w.main.top*tallest)
+		most, back := max(slices.Max(ready), slices.Max(billed), w.main.top), w.back
+		top := min(w.step*math.Ceil(most/w.step-1e-9), w.main.top*tallest)
+		cut := ""
+		if most > top {
+			cut = short(most)
+		}
+		if q := math.Sqrt(slices.Max(l.Waiting)); q > back.top {
+			back.top = math.Sqrt(roundUp(q * q)) // too long for the common scale
+		}
 		out.Charts = append(out.Charts, chart{
-			Window: w, Alt: alt(p.Name, need, ready, waiting), Tall: round2(top / w.main.top), YTicks: valueTicks(top, w.step),
-			Covered: w.main.area(covered), Billed: w.main.area(billed), Ready: w.main.line(ready), Waiting: w.back.area(waiting)})
+			Window: w, Alt: alt(p.Name, need, ready, waiting), Tall: round2(top / w.main.top), Cut: cut,
+			YTicks: valueTicks(top, w.step), WaitTick: rootTicks(back.top * back.top),
+			Covered: w.main.area(covered), Billed: w.main.area(billed), Ready: w.main.line(ready), Waiting: back.area(waiting)})
 		n := min(w.to-w.from, buckets)
 		d := &s.Data.Windows[k]
-		d.Policies = append(d.Policies, policyData{Ready: least(ready, n), Billed: most(billed, n), Waiting: most(waiting, n)})
+		d.Policies = append(d.Policies, policyData{Ready: least(ready, n), Billed: greatest(billed, n), Waiting: greatest(waiting, n)})
 	}
 	return out
 }
@@ -269,9 +278,8 @@ func alt(name string, need, ready, waiting []float64) string {
 		short(slices.Min(ready)), short(slices.Max(ready)), short(slices.Min(need)), short(slices.Max(need)), short(slices.Max(waiting)))
 }
 
-// most and least are the greatest and the least value of each of n buckets,
-// with three figures.
-func most(v []float64, n int) []float64 {
+// greatest is the greatest value of each of n buckets, with three figures.
+func greatest(v []float64, n int) []float64 {
 	out := make([]float64, n)
 	for b := range out {
 		_, hi := span(v, b, n)
@@ -280,6 +288,7 @@ func most(v []float64, n int) []float64 {
 	return out
 }
 
+// least is the least of each.
 func least(v []float64, n int) []float64 {
 	out := make([]float64, n)
 	for b := range out {
