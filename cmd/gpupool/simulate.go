@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -14,11 +15,13 @@ import (
 
 	"github.com/gpupool/gpupool/internal/sim"
 	"github.com/gpupool/gpupool/internal/sim/htmlreport"
+	"github.com/gpupool/gpupool/internal/sim/promtrace"
 )
 
 // simulateFlags is what the operator asked of gpupool simulate.
 type simulateFlags struct {
 	trace    string
+	server   promtrace.Config
 	policies []string
 	tier     string
 	json     bool
@@ -46,7 +49,7 @@ Without arguments it replays a generated week. Nothing is contacted or changed.`
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return f.run(cmd.OutOrStdout(), cmd.ErrOrStderr())
+			return f.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 	f.register(cmd)
@@ -56,6 +59,9 @@ Without arguments it replays a generated week. Nothing is contacted or changed.`
 func (f *simulateFlags) register(cmd *cobra.Command) {
 	c, fl := &f.config, cmd.Flags()
 	fl.StringVar(&f.trace, "trace", "", "demand to replay: CSV offset_s,arrivals[,input_tokens,output_tokens] or JSON lines; - is stdin (default: a generated week)")
+	fl.StringVar(&f.server.URL, "prometheus", "", "ask this server for the demand instead, by --query and --range")
+	fl.StringVar(&f.server.Query, "query", "", "with --prometheus: expression that gives the requests of one minute, as one series")
+	fl.DurationVar(&f.server.Range, "range", 14*24*time.Hour, "with --prometheus: how far back")
 	fl.StringArrayVar(&f.policies, "policy", []string{"all"}, "policy to try, may be repeated: all, "+strings.Join(policyNames(), ", "))
 	fl.DurationVar(&c.Lead, "lead", 5*time.Minute, "from start command to first request served")
 	fl.Float64Var(&c.Peak, "peak", 40, "replicas that the p99.9 minute keeps busy; sets the service rate")
@@ -89,7 +95,7 @@ func policyNames() []string {
 	return names
 }
 
-func (f *simulateFlags) run(out, progress io.Writer) error {
+func (f *simulateFlags) run(ctx context.Context, out, progress io.Writer) error {
 	specs, err := f.specs()
 	if err != nil {
 		return err
@@ -101,7 +107,10 @@ func (f *simulateFlags) run(out, progress io.Writer) error {
 	default:
 		return fmt.Errorf("--tier %q: must be instance or host,instance", f.tier)
 	}
-	trace, err := f.read()
+	if c := f.config; c.Lead == 0 || c.Peak == 0 || c.SLO == 0 || c.SLOWait == 0 || c.Slots == 0 || c.Interval == 0 {
+		return errors.New("--lead, --peak, --slo, --slo-wait, --slots and --interval: must not be 0")
+	}
+	trace, err := f.read(ctx)
 	if err != nil {
 		return err
 	}
@@ -165,7 +174,16 @@ func (f *simulateFlags) specs() ([]sim.Spec, error) {
 	return specs, nil
 }
 
-func (f *simulateFlags) read() (sim.Trace, error) {
+func (f *simulateFlags) read(ctx context.Context) (sim.Trace, error) {
+	switch {
+	case f.server.URL != "" && f.trace != "":
+		return sim.Trace{}, errors.New("--trace and --prometheus: give one")
+	case f.server.URL != "":
+		f.server.End = time.Now()
+		return promtrace.Fetch(ctx, f.server)
+	case f.server.Query != "":
+		return sim.Trace{}, errors.New("--query: which server? give --prometheus URL")
+	}
 	switch f.trace {
 	case "":
 		return sim.Week(max(f.config.Seed, 1)), nil

@@ -116,6 +116,25 @@ func ReadTrace(r io.Reader, name string) (Trace, error) {
 	return b.trace()
 }
 
+// Rows makes a trace of rows that do not come from a file. Its errors wrap
+// [ErrTrace] and begin with "name:number:".
+type Rows struct{ b builder }
+
+// NewRows returns a trace to be filled.
+func NewRows(name string) *Rows { return &Rows{builder{name: name}} }
+
+// Add takes in the next row: so many requests from offset seconds on.
+func (r *Rows) Add(offset, arrivals float64) error {
+	r.b.line++
+	if err := r.b.add(row{offset: offset, arrivals: arrivals}); err != nil {
+		return r.b.errorf("%w", err)
+	}
+	return nil
+}
+
+// Trace is what the rows are, by the rules of [ReadTrace].
+func (r *Rows) Trace() (Trace, error) { return r.b.trace() }
+
 // row is one line of a trace.
 type row struct {
 	offset   float64 // s

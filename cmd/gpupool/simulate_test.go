@@ -1,0 +1,120 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// simulate runs the command as typed.
+func simulate(t *testing.T, args ...string) (out string, err error) {
+	t.Helper()
+	cmd := newSimulate()
+	var b, e bytes.Buffer
+	cmd.SetOut(&b)
+	cmd.SetErr(&e)
+	cmd.SetArgs(args)
+	err = cmd.Execute()
+	if e.Len() > 0 {
+		t.Errorf("stderr, which is no terminal, got %q", e.String())
+	}
+	return b.String(), err
+}
+
+func write(t *testing.T, name, text string) string {
+	t.Helper()
+	name = filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+func TestSimulateWithoutArgumentsTellsAWeek(t *testing.T) {
+	out, err := simulate(t, "--policy", "tracking-queue")
+	if err != nil || !strings.Contains(out, "generated week") || !strings.Contains(out, "lower bound") || !strings.Contains(out, "tracking-queue") {
+		t.Errorf("error %v, output:\n%s", err, out)
+	}
+}
+
+func TestSimulateJSONHasTheDocumentedMembers(t *testing.T) {
+	var rows strings.Builder
+	for i := range 300 {
+		rows.WriteString(fmt.Sprintf("%d,%d\n", i*60, 50+i%60))
+	}
+	out, err := simulate(t, "--trace", write(t, "mine.csv", rows.String()), "--policy", "tracking", "--policy", "predictive", "--policy", "tracking",
+		"--peak", "8", "--json", "--front")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got struct {
+		Trace    struct{ Name string }
+		LeadS    float64 `json:"lead_s"`
+		Peak     float64
+		SLOWaitS float64 `json:"slo_wait_s"`
+		Bound    struct {
+			GPUHours float64 `json:"gpu_hours"`
+		}
+		Policies []struct {
+			Name  string
+			Front []struct{ Attainment float64 }
+		}
+	}
+	if err := json.Unmarshal([]byte(out), &got); err != nil {
+		t.Fatal(err)
+	}
+	if got.Trace.Name != "mine.csv" || got.LeadS != 300 || got.Peak != 8 || got.SLOWaitS != 60 || got.Bound.GPUHours <= 0 ||
+		len(got.Policies) != 2 || got.Policies[1].Name != "predictive" || len(got.Policies[0].Front) == 0 {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestSimulateWritesAReport(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "report.html")
+	if _, err := simulate(t, "--policy", "tracking", "--html", name); err != nil {
+		t.Fatal(err)
+	}
+	page, err := os.ReadFile(name)
+	if err != nil || !bytes.Contains(page, []byte("</html>")) {
+		t.Errorf("%d bytes, error %v", len(page), err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(filepath.Dir(name), ".report-*")); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+	if _, err := simulate(t, "--policy", "tracking", "--html", filepath.Join(name, "no", "such", "place")); err == nil || !strings.Contains(err.Error(), "--html") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestSimulateSaysWhatIsWrong(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"--policy", "magic"}, `--policy "magic": there is no such policy; there are all, predictive, `},
+		{[]string{"--trace", "/no/such/file"}, "--trace: open /no/such/file"},
+		{[]string{"--trace", write(t, "bad.csv", "0,1\n60,x\n")}, `bad.csv:2: invalid trace: arrivals "x" is not a number`},
+		{[]string{"--trace", "x", "--prometheus", "http://127.0.0.1:1"}, "give one"},
+		{[]string{"--query", "x"}, "give --prometheus"},
+		{[]string{"--tier", "rack"}, `--tier "rack": must be instance or host,instance`},
+		{[]string{"--lead", "-1s"}, "lead -1s: must be 0 to 24h"},
+		{[]string{"--lead", "0s"}, "must not be 0"},
+		{[]string{"--warmup", "999h"}, "warmup 999h0m0s: must be shorter than the trace"},
+		{[]string{"stray"}, "unknown command"},
+	} {
+		_, err := simulate(t, c.args...)
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%v: error %v, want one with %q", c.args, err, c.want)
+		}
+	}
+}
+
+func TestCommandLineCanBePasted(t *testing.T) {
+	if got := commandLine([]string{"/tmp/x/gpupool", "simulate", "--query", "sum(increase(a{b='c'}[1m]))"}); got != `gpupool simulate --query 'sum(increase(a{b='\''c'\''}[1m]))'` {
+		t.Error(got)
+	}
+}
