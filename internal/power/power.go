@@ -35,6 +35,7 @@ type Driver interface {
 // Off is how to power a host off.
 type Off int
 
+// The ways to power a host off.
 const (
 	Soft Off = iota // ask the operating system to shut down (ACPI, GracefulShutdown)
 	Hard            // cut the power, losing whatever runs

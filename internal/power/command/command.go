@@ -215,9 +215,13 @@ func (d *Driver) run(ctx context.Context, what action, otherwise error) ([]byte,
 	if err == nil || (errors.Is(err, exec.ErrWaitDelay) && cmd.ProcessState.Success()) {
 		return stdout.kept, nil
 	}
-	class, reason := meaning(cmd.ProcessState.ExitCode(), otherwise), err.Error()
-	if class == otherwise && ctx.Err() != nil {
-		reason = fmt.Sprintf("killed: %v", context.Cause(ctx))
+	reason := err.Error()
+	class, known := meanings[cmd.ProcessState.ExitCode()]
+	if !known {
+		class = otherwise
+		if ctx.Err() != nil {
+			reason = fmt.Sprintf("killed: %v", context.Cause(ctx))
+		}
 	}
 	if said := d.brief(stderr.kept); said != "" {
 		reason += ": " + said
@@ -225,19 +229,12 @@ func (d *Driver) run(ctx context.Context, what action, otherwise error) ([]byte,
 	return nil, fmt.Errorf("%w: %s: %s", class, argv[0], reason)
 }
 
-// meaning is the class of an exit code. A program that was killed has none.
-func meaning(code int, otherwise error) error {
-	switch code {
-	case ExitUnsupported:
-		return power.ErrUnsupported
-	case ExitUnreachable:
-		return power.ErrUnreachable
-	case ExitRefused:
-		return power.ErrRefused
-	case ExitAuth:
-		return power.ErrAuth
-	}
-	return otherwise
+// meanings are the classes of the exit codes that have one.
+var meanings = map[int]error{
+	ExitUnsupported: power.ErrUnsupported,
+	ExitUnreachable: power.ErrUnreachable,
+	ExitRefused:     power.ErrRefused,
+	ExitAuth:        power.ErrAuth,
 }
 
 // stdin is the request of one run.

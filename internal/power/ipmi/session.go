@@ -135,7 +135,7 @@ func (s *session) close(ctx context.Context) {
 		}
 		_ = guarded(func() error { return s.client.Close(ctx) })
 		s.unhook()
-		_ = s.guard.Conn.Close()
+		_ = s.guard.Close()
 	})
 }
 
