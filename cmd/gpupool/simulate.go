@@ -21,6 +21,7 @@ import (
 // simulateFlags is what the operator asked of gpupool simulate.
 type simulateFlags struct {
 	trace    string
+	generate string
 	server   promtrace.Config
 	policies []string
 	tier     string
@@ -59,6 +60,7 @@ Without arguments it replays a generated week. Nothing is contacted or changed.`
 func (f *simulateFlags) register(cmd *cobra.Command) {
 	c, fl := &f.config, cmd.Flags()
 	fl.StringVar(&f.trace, "trace", "", "demand to replay: CSV offset_s,arrivals[,input_tokens,output_tokens] or JSON lines; - is stdin (default: a generated week)")
+	fl.StringVar(&f.generate, "generate", "week", "without --trace: week (a chat service) or shop (a shop's recommender)")
 	fl.StringVar(&f.server.URL, "prometheus", "", "ask this server for the demand instead, by --query and --range")
 	fl.StringVar(&f.server.Query, "query", "", "with --prometheus: expression that gives the requests of one minute, as one series")
 	fl.DurationVar(&f.server.Range, "range", 14*24*time.Hour, "with --prometheus: how far back")
@@ -186,7 +188,13 @@ func (f *simulateFlags) read(ctx context.Context) (sim.Trace, error) {
 	}
 	switch f.trace {
 	case "":
-		return sim.Week(max(f.config.Seed, 1)), nil
+		switch f.generate {
+		case "week":
+			return sim.Week(max(f.config.Seed, 1)), nil
+		case "shop":
+			return sim.Shop(max(f.config.Seed, 1)), nil
+		}
+		return sim.Trace{}, fmt.Errorf("--generate %q: must be week or shop", f.generate)
 	case "-":
 		return sim.ReadTrace(os.Stdin, "stdin")
 	}

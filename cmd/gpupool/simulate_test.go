@@ -100,6 +100,7 @@ func TestSimulateSaysWhatIsWrong(t *testing.T) {
 		{[]string{"--trace", write(t, "bad.csv", "0,1\n60,x\n")}, `bad.csv:2: invalid trace: arrivals "x" is not a number`},
 		{[]string{"--trace", "x", "--prometheus", "http://127.0.0.1:1"}, "give one"},
 		{[]string{"--query", "x"}, "give --prometheus"},
+		{[]string{"--generate", "moon"}, `--generate "moon": must be week or shop`},
 		{[]string{"--tier", "rack"}, `--tier "rack": must be instance or host,instance`},
 		{[]string{"--lead", "-1s"}, "lead -1s: must be 0 to 24h"},
 		{[]string{"--lead", "0s"}, "must not be 0"},

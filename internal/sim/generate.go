@@ -31,6 +31,12 @@ func Week(seed uint64) Trace {
 		Jumps: []Jump{{2.45, 1.6}, {5.3, 1 / 1.6}}}, seed)
 }
 
+// Shop is a week of a shop's recommender: quiet nights, full evenings, fuller
+// weekends and a sale or two.
+func Shop(seed uint64) Trace {
+	return Generate(Shape{Name: "generated shop", Days: 7, Mean: 900, Day: 0.75, Weekend: -0.3, Noise: 4, Wander: 0.06, Bursts: 0.6}, seed)
+}
+
 // Generate makes demand of the shape; the same seed gives the same demand.
 func Generate(s Shape, seed uint64) Trace {
 	rng := rand.New(rand.NewPCG(seed, 0x67656e65))
