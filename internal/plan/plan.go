@@ -75,6 +75,14 @@ type Rules struct {
 	// ScaleInAfter is how long a replica must have been surplus before it
 	// goes; 0 means the longer of Lead and 15 min.
 	ScaleInAfter time.Duration
+	// Wait is the longest that work may wait and still be on time; 0 means
+	// 1 min.
+	Wait time.Duration
+	// SLO is the share of work that shall be on time; 0 means 0.99.
+	SLO float64
+	// Wear is what a start costs beyond the time it is billed, as so much
+	// time of a replica; 0 means 5 min.
+	Wear time.Duration
 	// StaleAfter is the age from which the newest sample, and the length
 	// from which a hole, is too old to act on; 0 means 5 min.
 	StaleAfter time.Duration
@@ -94,6 +102,11 @@ func (r Rules) withDefaults() Rules {
 	or(&r.DrainTime, time.Minute)
 	or(&r.ScaleInAfter, max(r.Lead, 15*time.Minute))
 	or(&r.StaleAfter, 5*time.Minute)
+	or(&r.Wait, time.Minute)
+	or(&r.Wear, 5*time.Minute)
+	if r.SLO == 0 {
+		r.SLO = 0.99
+	}
 	return r
 }
 
@@ -108,6 +121,7 @@ func (r Rules) Validate() error {
 	bad(r.Units > 0 && r.Units < 1e9, "units per replica is %v: must be above 0", r.Units)
 	bad(r.Min >= 0, "min is %d: must be 0 or more", r.Min)
 	bad(r.Max >= r.Min, "max %d is below min %d", r.Max, r.Min)
+	bad(r.SLO >= 0 && r.SLO < 1, "slo is %v: must be above 0 and below 1", r.SLO)
 	bad(r.Utilization >= 0 && r.Utilization <= 1, "utilization is %v: must be above 0 and at most 1", r.Utilization)
 	for _, d := range []struct {
 		name string
@@ -130,6 +144,8 @@ const (
 	RuleHold Rule = "hold"
 	// RuleSimple follows the need now and the queue, without a forecast.
 	RuleSimple Rule = "simple"
+	// RulePredictive plans for a quantile of the demand one lead time ahead.
+	RulePredictive Rule = "predictive"
 )
 
 // Decision is how many replicas to want, and why.
@@ -168,7 +184,7 @@ func (d Decision) Term(name string) (t Term, ok bool) {
 // in.Count is kept otherwise and the reason says why. Rules that
 // [Rules.Validate] refuses leave in.Count as it is.
 func Decide(in Input, r Rules) Decision {
-	return simple(in, r.withDefaults())
+	return NewPlanner(r).Decide(in)
 }
 
 // Names of terms that others read: the simulator scores forecasts by them.

@@ -85,7 +85,7 @@ var policies = []Spec{
 		Name:   "predictive",
 		About:  "the live decision of strategy-predictive",
 		Source: "internal/plan",
-		Knob:   Knob{"utilization", 0.95, []float64{1, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5}},
+		Knob:   Knob{"late share", 1, []float64{10, 5, 3, 2, 1.5, 1, 0.7, 0.5, 0.25, 0.1, 0.03}},
 		New:    newPredictive,
 	},
 	{
@@ -107,14 +107,14 @@ var policies = []Spec{
 		About:  "Nomad Autoscaler's target-value plugin on the utilization of ready replicas",
 		Source: "nomad-autoscaler v0.5.0: plugins/builtin/strategy/target-value (the plugin itself), policy/handler.go, policy/check.go",
 		Knob:   Knob{"target", 0.7, []float64{0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3}},
-		New:    newTargetValue("nomad-target-value", percentBusy),
+		New:    newTargetValue("nomad-target-value", utilization),
 	},
 	{
 		Name:   "nomad-target-load",
-		About:  "Nomad Autoscaler's target-value plugin on load a replica, waiting requests included",
+		About:  "Nomad Autoscaler's target-value plugin on requests a replica",
 		Source: "nomad-autoscaler v0.5.0: plugins/builtin/strategy/target-value (the plugin itself), policy/handler.go, policy/check.go",
 		Knob:   Knob{"target", 0.7, []float64{0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3}},
-		New:    newTargetValue("nomad-target-load", percentLoad),
+		New:    newTargetValue("nomad-target-load", requestLoad),
 	},
 	{
 		Name:   "nomad-threshold",

@@ -8,19 +8,19 @@ import (
 )
 
 // predictive is the live decision of strategy-predictive: it hands what is
-// observed to [plan.Decide] as the plugin does.
+// observed to a [plan.Planner] as the plugin does.
 type predictive struct {
-	rules  plan.Rules
+	plan   *plan.Planner
 	lead   time.Duration
 	demand demand.Series // work present: busy slots and waiting requests
 	load   demand.Series // arrivals times the mean service time known then
 }
 
 func newPredictive(s Setup) Policy {
-	return &predictive{lead: s.Lead, rules: plan.Rules{
+	return &predictive{lead: s.Lead, plan: plan.NewPlanner(plan.Rules{
 		Units: float64(s.Slots), Min: s.Min, Max: s.Max,
-		Lead: s.Lead, Interval: s.Interval, Utilization: s.Knob, DrainTime: s.SLOWait,
-	}}
+		Lead: s.Lead, Interval: s.Interval, Wait: s.SLOWait, SLO: 1 - (1-s.SLO)*s.Knob,
+	})}
 }
 
 func (p *predictive) Name() string { return "predictive" }
@@ -41,5 +41,5 @@ func (p *predictive) Decide(now time.Time, o Observation) plan.Decision {
 	for _, s := range o.Starting {
 		in.Starting = append(in.Starting, s.Add(p.lead))
 	}
-	return plan.Decide(in, p.rules)
+	return p.plan.Decide(in)
 }

@@ -1,0 +1,57 @@
+package forecast
+
+import "math"
+
+// residuals is the distribution of how demand came out against its forecast,
+// in units of its usual miss, with old ones forgotten. It is a histogram, so
+// that its cost does not grow with what it remembers.
+type residuals struct {
+	bins   [residualBins]float64
+	all    float64
+	weight float64 // of the next one; grows instead of the old ones shrinking
+	grow   float64
+}
+
+const (
+	residualBins = 640
+	residualSpan = 16.0 // the histogram reaches from -residualSpan to residualSpan usual misses
+)
+
+// newResiduals forgets half of what it saw within halfLife observations.
+func newResiduals(halfLife float64) *residuals {
+	return &residuals{weight: 1, grow: math.Exp2(1 / halfLife)}
+}
+
+func (r *residuals) add(u float64) {
+	x := (u + residualSpan) / (2 * residualSpan) * residualBins
+	r.bins[int(max(min(x, residualBins-1), 0))] += r.weight
+	r.all += r.weight
+	if r.weight *= r.grow; r.weight > 1e12 {
+		for i := range r.bins {
+			r.bins[i] *= 1e-12
+		}
+		r.all *= 1e-12
+		r.weight *= 1e-12
+	}
+}
+
+// quantiles writes the residual that each of the ascending probabilities q
+// falls on to out; 0 while there is nothing to go by.
+func (r *residuals) quantiles(q, out []float64) {
+	clear(out)
+	if r.all == 0 {
+		return
+	}
+	below, k := 0.0, 0
+	for i, b := range r.bins {
+		for k < len(q) && b > 0 && below+b >= q[k]*r.all {
+			part := max((q[k]*r.all-below)/b, 0)
+			out[k] = (float64(i)+part)/residualBins*2*residualSpan - residualSpan
+			k++
+		}
+		below += b
+	}
+	for ; k < len(q); k++ {
+		out[k] = residualSpan
+	}
+}
