@@ -19,6 +19,29 @@ func newest(s demand.Series, t time.Time, delay time.Duration) (float64, bool) {
 	return p.Value, ok
 }
 
+// queryAverage is the window over which whoever writes a query averages a noisy
+// metric: avg_over_time(…[2m]), rate(…[2m]). tracking has the same.
+const queryAverage = 2 * time.Minute
+
+// utilization is the busy share of the ready replicas' slots, 0 to 1, as a
+// query would average it up to the sample at t; ok is false where none were
+// ready. It saturates.
+func utilization(o Observation, slots int, t time.Time) (v float64, ok bool) {
+	busy, _ := o.InService.Window(t.Add(-queryAverage), t).Mean()
+	ready, _ := o.ReadyCount.Window(t.Add(-queryAverage), t).Mean()
+	return min(busy/(ready*float64(slots)), 1), ready > 0
+}
+
+// requestLoad is utilization by the requests that arrive instead of those that
+// are served: requests a second and replica, over what one can take as measured
+// by how long they hold a slot. It does not saturate.
+func requestLoad(o Observation, slots int, t time.Time) (v float64, ok bool) {
+	service, ok := meanService(o, t)
+	rate, _ := o.Arrivals.Window(t.Add(-queryAverage), t).Mean()
+	ready, _ := o.ReadyCount.Window(t.Add(-queryAverage), t).Mean()
+	return rate * service / (ready * float64(slots)), ok && ready > 0
+}
+
 // periodic runs a controller at its own period inside the simulator's interval
 // between decisions. Controllers that limit their rate a period, or hold what
 // they advised for some time, would be slower than they are if they ran only

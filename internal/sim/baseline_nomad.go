@@ -31,18 +31,23 @@ const (
 //     among them, and the targets of clouds the desired capacity.
 //   - After an action nothing is done for the cooldown.
 //
-// In its favor: the default evaluation interval of 10 s is cut to the
+// In its favor: the query averages the metric over two minutes; the default
+// evaluation interval of 10 s is cut to the
 // simulator's, and an action is possible at the very instant at which the
 // cooldown ends; targets stay ready while replicas start, which those of clouds
 // do not.
 type nomadAgent struct {
 	name   string
 	setup  Setup
-	metric func(Observation, int) (float64, bool)
+	metric nomadMetric
 	checks []nomadCheck
 	busy   time.Time // until when the policy is in cooldown
 	points sdk.TimestampedMetrics
 }
+
+// nomadMetric is what the query says of the sample at t, 1 being all of the
+// ready replicas' slots; ok is false where it has no point there.
+type nomadMetric func(o Observation, slots int, t time.Time) (v float64, ok bool)
 
 type nomadCheck struct {
 	strategy strategy.Strategy
@@ -85,20 +90,29 @@ func (a *nomadAgent) Decide(now time.Time, o Observation) plan.Decision {
 	return plan.Decision{Count: int(winner.Count), Rule: "nomad", Reason: winner.Reason}
 }
 
-// query fills points with the last query window of the metric.
+// query fills points with the last query window of the metric, in percent.
 func (a *nomadAgent) query(now time.Time, o Observation) {
 	a.points = a.points[:0]
-	from := now.Add(-nomadQueryWindow)
-	i := len(o.ReadyCount.Window(time.Time{}, from)) - 1
-	for t := from; !t.After(now); t = t.Add(nomadStep) {
-		for i+1 < len(o.ReadyCount) && !o.ReadyCount[i+1].At.After(t) {
-			i++
-		}
-		if i < 0 || t.Sub(o.ReadyCount[i].At) > lookback {
+	samples, from := o.ReadyCount, now.Add(-nomadQueryWindow)
+	samples = samples[max(len(samples.Window(time.Time{}, from))-1, 0):]
+	for i, p := range samples {
+		v, ok := a.metric(o, a.setup.Slots, p.At)
+		if !ok {
 			continue
 		}
-		if v, ok := a.metric(o, i); ok {
-			a.points = append(a.points, sdk.TimestampedMetric{Timestamp: t, Value: v})
+		until := now // or the next sample
+		if i+1 < len(samples) {
+			until = samples[i+1].At.Add(-nomadStep)
+		}
+		if stale := p.At.Add(lookback); stale.Before(until) {
+			until = stale
+		}
+		first := p.At
+		if first.Before(from) {
+			first = from
+		}
+		for t := first; !t.After(until); t = t.Add(nomadStep) {
+			a.points = append(a.points, sdk.TimestampedMetric{Timestamp: t, Value: 100 * v})
 		}
 	}
 }
@@ -112,23 +126,6 @@ func (c nomadCheck) run(points sdk.TimestampedMetrics, count int64) (sdk.Scaling
 		return sdk.ScalingAction{}, err
 	}
 	return *eval.Action, nil
-}
-
-// percentBusy is the share of the ready replicas' slots that are busy, in
-// percent, at a sample. It saturates at 100.
-func percentBusy(s Setup) func(Observation, int) (float64, bool) {
-	return func(o Observation, i int) (float64, bool) {
-		slots := o.ReadyCount[i].Value * float64(s.Slots)
-		return min(100*o.InService[i].Value/slots, 100), slots > 0
-	}
-}
-
-// percentLoad is percentBusy with the requests that wait: it does not saturate.
-func percentLoad(s Setup) func(Observation, int) (float64, bool) {
-	return func(o Observation, i int) (float64, bool) {
-		slots := o.ReadyCount[i].Value * float64(s.Slots)
-		return 100 * (o.InService[i].Value + o.Waiting[i].Value) / slots, slots > 0
-	}
 }
 
 func decimal(v float64) string { return strconv.FormatFloat(v, 'g', -1, 64) }

@@ -5,9 +5,9 @@ import (
 	targetvalue "github.com/hashicorp/nomad-autoscaler/plugins/builtin/strategy/target-value/plugin"
 )
 
-// newTargetValue returns Nomad Autoscaler's own target-value strategy on a
-// metric in percent, with its dead band of 1 %. The knob is the target as a
-// share.
+// newTargetValue returns Nomad Autoscaler's own target-value strategy, with its
+// dead band of 1 %. The knob is the target, as a share of the ready replicas'
+// slots.
 //
 // The plugin multiplies the count by the newest value over the target. The
 // count includes replicas that start and the value does not, so what is
@@ -15,12 +15,13 @@ import (
 //
 // Two metrics are offered. Utilization is what exporters of GPUs and the
 // autoscaler's documentation lead to; it saturates, so a pool that is
-// overloaded many times grows by 1/target in five minutes. The load also counts
-// the requests that wait and grows the pool at once, often too far.
-func newTargetValue(name string, metric func(Setup) func(Observation, int) (float64, bool)) func(Setup) Policy {
+// overloaded many times grows by 1/target in five minutes. Requests a replica
+// do not, and of the metrics that do not they are the best: one that also
+// counts who waits orders a queue again while its replicas start.
+func newTargetValue(name string, metric nomadMetric) func(Setup) Policy {
 	return func(s Setup) Policy {
 		plugin := targetvalue.NewTargetValuePlugin(hclog.NewNullLogger())
-		return &nomadAgent{name: name, setup: s, metric: metric(s), checks: []nomadCheck{
+		return &nomadAgent{name: name, setup: s, metric: metric, checks: []nomadCheck{
 			newNomadCheck("target-value", plugin, map[string]string{"target": decimal(100 * s.Knob)}),
 		}}
 	}

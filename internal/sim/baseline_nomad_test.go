@@ -13,21 +13,21 @@ func TestTargetValueIsThePluginsOwn(t *testing.T) {
 	for _, c := range []struct {
 		name          string
 		wanted, ready int
-		busy, waiting float64
+		busy, rate    float64 // a request holds a slot for 10 s
 		util, load    int
 	}{
-		{"the page's example", 10, 10, 80, 0, 12, 12},
-		{"within the dead band of 1 %", 10, 10, 70.6, 0, 10, 10},
-		{"just out of it", 10, 10, 70.8, 0, 11, 11},
-		{"half used", 10, 10, 35, 0, 5, 5},
-		{"half of them start: all are multiplied", 10, 5, 40, 0, 12, 12},
-		{"overloaded: 100 % against 150 %", 10, 10, 100, 50, 15, 22},
-		{"none ready", 3, 0, 0, 50, 3, 3},
+		{"the page's example", 10, 10, 80, 8, 12, 12},
+		{"within the dead band of 1 %", 10, 10, 70.6, 7.06, 10, 10},
+		{"just out of it", 10, 10, 70.8, 7.08, 11, 11},
+		{"half used", 10, 10, 35, 3.5, 5, 5},
+		{"half of them start: all are multiplied", 10, 5, 40, 4, 12, 12},
+		{"overloaded: 100 % against 150 %", 10, 10, 100, 15, 15, 22},
+		{"none ready", 3, 0, 0, 5, 3, 3},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			o := steady(c.wanted, c.ready, sample{busy: c.busy, waiting: c.waiting})
-			mustCount(t, "by utilization", newTargetValue("", percentBusy)(pool(0.7)).Decide(noon, o).Count, c.util)
-			mustCount(t, "by load", newTargetValue("", percentLoad)(pool(0.7)).Decide(noon, o).Count, c.load)
+			o := steady(c.wanted, c.ready, sample{busy: c.busy, rate: c.rate, end: c.busy / 10})
+			mustCount(t, "by utilization", newTargetValue("", utilization)(pool(0.7)).Decide(noon, o).Count, c.util)
+			mustCount(t, "by load", newTargetValue("", requestLoad)(pool(0.7)).Decide(noon, o).Count, c.load)
 		})
 	}
 }
@@ -35,14 +35,14 @@ func TestTargetValueIsThePluginsOwn(t *testing.T) {
 func TestNomadCapsTheCount(t *testing.T) {
 	s := pool(0.7)
 	s.Min, s.Max = 6, 11
-	p := newTargetValue("", percentBusy)(s)
+	p := newTargetValue("", utilization)(s)
 	mustCount(t, "up", p.Decide(noon, steady(10, 10, sample{busy: 90})).Count, 11)
-	p = newTargetValue("", percentBusy)(s)
+	p = newTargetValue("", utilization)(s)
 	mustCount(t, "down", p.Decide(noon, steady(10, 10, sample{busy: 10})).Count, 6)
 }
 
 func TestNomadCoolsDown(t *testing.T) {
-	p := newTargetValue("", percentBusy)(pool(0.7))
+	p := newTargetValue("", utilization)(pool(0.7))
 	m := metrics{at: noon.Add(-5 * time.Minute)}
 	m.until(noon.Add(10*time.Minute), sample{ready: 10, busy: 80})
 	mustCount(t, "at once", p.Decide(noon, m.see(10, 10)).Count, 12)
@@ -53,7 +53,7 @@ func TestNomadCoolsDown(t *testing.T) {
 
 // Where there is nothing to do there is no cooldown either.
 func TestNomadStaysIdleWithoutAnAction(t *testing.T) {
-	p := newTargetValue("", percentBusy)(pool(0.7))
+	p := newTargetValue("", utilization)(pool(0.7))
 	mustCount(t, "on target", p.Decide(noon, steady(10, 10, sample{busy: 70})).Count, 10)
 	o := steady(10, 10, sample{busy: 80})
 	mustCount(t, "a minute later", p.Decide(noon.Add(time.Minute), o).Count, 12)
@@ -81,7 +81,7 @@ func TestThresholdIsThePluginsOwn(t *testing.T) {
 func TestThresholdNeedsFivePoints(t *testing.T) {
 	m := metrics{at: noon.Add(-10 * time.Minute)}
 	m.until(noon.Add(-30*time.Second), sample{ready: 10, busy: 60})
-	m.until(noon, sample{ready: 10, busy: 90})
+	m.until(noon, sample{ready: 10, busy: 100}) // 70 in the mean of two minutes
 	for _, c := range []struct {
 		after time.Duration
 		want  int

@@ -17,7 +17,7 @@ func newThreshold(s Setup) Policy {
 	check := func(name string, config map[string]string) nomadCheck {
 		return newNomadCheck(name, plugin.NewThresholdPlugin(hclog.NewNullLogger()), config)
 	}
-	return &nomadAgent{name: "nomad-threshold", setup: s, metric: percentBusy(s), checks: []nomadCheck{
+	return &nomadAgent{name: "nomad-threshold", setup: s, metric: utilization, checks: []nomadCheck{
 		check("high", map[string]string{"lower_bound": decimal(100 * s.Knob), "percentage": "30"}),
 		check("low", map[string]string{"upper_bound": decimal(100*s.Knob - 20), "percentage": "-10"}),
 	}}
