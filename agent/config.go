@@ -53,7 +53,7 @@ func flags(c *config) *flag.FlagSet {
 	f.TextVar(&c.LogLevel, "log-level", slog.LevelInfo, "least `level` that is logged: debug, info, warn or error")
 	f.BoolVar(&c.Version, "version", false, "print the version and end")
 	f.Usage = func() {
-		fmt.Fprintf(f.Output(), "Usage: agent [flags]\n\nThe gpupool agent of one GPU host. It samples the GPUs, serves what it sees over HTTP\nand registers in Consul. Each flag is also an environment variable, -ttl is %sTTL.\n\n", envPrefix)
+		_, _ = fmt.Fprintf(f.Output(), "Usage: agent [flags]\n\nThe gpupool agent of one GPU host. It samples the GPUs, serves what it sees over HTTP\nand registers in Consul. Each flag is also an environment variable, -ttl is %sTTL.\n\n", envPrefix)
 		f.PrintDefaults()
 	}
 	return f
@@ -160,7 +160,7 @@ func readToken(path string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // only read
 	const most = 4 << 10
 	text, err := io.ReadAll(io.LimitReader(f, most+1))
 	if err != nil {

@@ -39,7 +39,7 @@ func serveHost(ctx context.Context, cfg config, log *slog.Logger) error {
 	snapshot := describe(sampler, cfg.Node, log)
 	registration, err := registrar(cfg, listener, snapshot, log)
 	if err != nil {
-		listener.Close()
+		_ = listener.Close()
 		return err
 	}
 	answers := serve.Config{Snapshot: snapshot, Token: cfg.token}

@@ -30,10 +30,10 @@ func run(args []string, env func(string) string, stdout, stderr io.Writer) int {
 	case errors.Is(err, flag.ErrHelp):
 		return 0
 	case err != nil:
-		fmt.Fprintf(stderr, "agent: configuration:\n%v\n", err)
+		_, _ = fmt.Fprintf(stderr, "agent: configuration:\n%v\n", err)
 		return 2
 	case cfg.Version:
-		fmt.Fprintln(stdout, version)
+		_, _ = fmt.Fprintln(stdout, version)
 		return 0
 	}
 	beSmall(env)

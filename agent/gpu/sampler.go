@@ -65,31 +65,35 @@ const (
 // can be had in a new process only, which the error says. While a call to the
 // driver hangs, Run does not return.
 func (s *Sampler) Run(ctx context.Context) error {
-	retry := firstRetry
-	for ctx.Err() == nil {
-		err := s.begin()
-		if errors.Is(err, ErrReplaced) {
-			return err
+	for retry := firstRetry; ; retry = min(2*retry, lastRetry) {
+		sampled, why := s.epoch(ctx)
+		if errors.Is(why, ErrReplaced) {
+			return why
 		}
-		if err == nil {
-			var sampled bool
-			sampled, err = s.epoch(ctx)
-			if sampled {
-				retry = firstRetry
-			}
-			s.cfg.Driver.Shutdown() // whatever it says, Init is next
+		if sampled {
+			retry = firstRetry
 		}
-		if ctx.Err() != nil {
-			break
+		if ctx.Err() == nil {
+			s.none(why)
 		}
-		s.none(err)
 		select {
 		case <-ctx.Done():
+			return nil
 		case <-time.After(retry):
 		}
-		retry = min(2*retry, lastRetry)
 	}
-	return nil
+}
+
+// epoch is one time round the driver's states: it samples until ctx ends, or
+// until the driver cannot be had or is worth initialising anew, which why
+// says. sampled is whether any GPU gave a good sample.
+func (s *Sampler) epoch(ctx context.Context) (sampled bool, why error) {
+	if err := s.begin(); err != nil {
+		return false, err
+	}
+	sampled, why = s.sample(ctx)
+	_ = s.cfg.Driver.Shutdown() // whatever it says, Init is next
+	return sampled, why
 }
 
 // begin initialises the driver and makes a slot for each of its GPUs.
@@ -102,7 +106,7 @@ func (s *Sampler) begin() error {
 		err = fmt.Errorf("the driver offers %d GPUs, more than %d", count, fleet.MaxGPUs)
 	}
 	if err != nil {
-		s.cfg.Driver.Shutdown() // the error of Count is the one that counts
+		_ = s.cfg.Driver.Shutdown() // the error of Count is the one that counts
 		return err
 	}
 	version, err := s.cfg.Driver.Version()
@@ -121,9 +125,8 @@ func (s *Sampler) begin() error {
 	return nil
 }
 
-// epoch samples until ctx ends or the driver is worth initialising anew, which
-// the error says. sampled is whether any GPU gave a good sample.
-func (s *Sampler) epoch(ctx context.Context) (sampled bool, err error) {
+// sample runs every GPU's goroutine, and watches them.
+func (s *Sampler) sample(ctx context.Context) (sampled bool, why error) {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	var workers sync.WaitGroup
@@ -132,18 +135,18 @@ func (s *Sampler) epoch(ctx context.Context) (sampled bool, err error) {
 	}
 	ticker := time.NewTicker(s.cfg.Period)
 	defer ticker.Stop()
-	for ctx.Err() == nil && err == nil {
+	for ctx.Err() == nil && why == nil {
 		select {
 		case <-ctx.Done():
 		case now := <-ticker.C:
 			var good bool
-			good, err = s.look(now)
+			good, why = s.look(now)
 			sampled = sampled || good
 		}
 	}
 	stop()
 	workers.Wait() // no shutdown while a call is in progress
-	return sampled, err
+	return sampled, why
 }
 
 // look remembers the GPUs that answer, and says why the driver should be

@@ -56,7 +56,7 @@ func (l *Library) load() error {
 	}
 	l.calls = guarded{nvml.New(nvml.WithLibraryPath(l.path)), find(library.Lookup)}
 	if !l.calls.available["Init"] || !l.calls.available["Shutdown"] {
-		library.Close() // nothing was bound to it
+		_ = library.Close() // nothing was bound to it
 		return &loadError{fmt.Errorf("load NVML: %s is another library: it has no nvmlInit and nvmlShutdown", l.path)}
 	}
 	l.loaded = true

@@ -5,12 +5,14 @@
 package nvmltest
 
 import (
+	"context"
 	"embed"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 )
 
 //go:embed csrc
@@ -59,7 +61,7 @@ func Layout(t testing.TB) string {
 	if err := compile("layout.c", program); err != nil {
 		t.Fatal(err)
 	}
-	out, err := exec.Command(program).Output()
+	out, err := exec.CommandContext(t.Context(), program).Output()
 	if err != nil {
 		t.Fatalf("run %s: %v", program, err)
 	}
@@ -79,13 +81,15 @@ func compile(unit, output string, args ...string) error {
 	if err != nil {
 		return fmt.Errorf("fake NVML library: %w", err)
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	if err := os.CopyFS(dir, source); err != nil {
 		return fmt.Errorf("fake NVML library: %w", err)
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
 	args = append(args, "-D_GNU_SOURCE", "-O1", "-Wall", "-Wextra", "-Werror", "-o", output,
 		filepath.Join(dir, "csrc", unit))
-	if out, err := exec.Command(cc, args...).CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(ctx, cc, args...).CombinedOutput(); err != nil {
 		return fmt.Errorf("compile %s: %w\n%s", unit, err, out)
 	}
 	return nil

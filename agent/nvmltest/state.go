@@ -53,7 +53,7 @@ func (s State) WriteFile(path string) error {
 	if err != nil {
 		return fmt.Errorf("write fake NVML state: %w", err)
 	}
-	defer os.Remove(f.Name()) // fails once renamed
+	defer func() { _ = os.Remove(f.Name()) }() // fails once renamed
 	for _, key := range slices.Sorted(maps.Keys(s)) {
 		if _, err := fmt.Fprintf(f, "%s %s\n", key, s[key]); err != nil {
 			return fmt.Errorf("write fake NVML state: %w", err)

@@ -115,23 +115,32 @@ func (t *Table) alloc(pid int, stat stat) (alloc, task string, err error) {
 	if alloc, task, ok := parseEnviron(environ); ok {
 		return alloc, task, nil
 	}
+	alloc, task = t.inherited(stat.parent)
+	return alloc, task, nil
+}
+
+// inherited looks for an allocation in the environments of a process and its
+// ancestors. It ends at one that ended meanwhile, as init has its children
+// now, and at one of another user, as those above it are too.
+func (t *Table) inherited(pid int) (alloc, task string) {
 	for range maxAncestors {
-		if stat.parent <= 1 {
+		if pid <= 1 {
 			break
 		}
-		parent := stat.parent
-		if stat, err = t.stat(parent); err != nil {
-			break // it ended, and init has its children
-		}
-		environ, err := t.read(parent, "environ", maxEnviron)
+		environ, err := t.read(pid, "environ", maxEnviron)
 		if err != nil {
-			break // it is of another user, and so are those above it
+			break
 		}
 		if alloc, task, ok := parseEnviron(environ); ok {
-			return alloc, task, nil
+			return alloc, task
 		}
+		stat, err := t.stat(pid)
+		if err != nil {
+			break
+		}
+		pid = stat.parent
 	}
-	return "", "", nil
+	return "", ""
 }
 
 // read reads a file of a process.
@@ -140,7 +149,7 @@ func (t *Table) read(pid int, name string, most int64) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // only read
 	return io.ReadAll(io.LimitReader(f, most))
 }
 
