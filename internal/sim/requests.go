@@ -20,7 +20,7 @@ type requests struct {
 	ready    int
 	drains   int
 	free     []int32 // replicas, one entry for each free slot
-	busy     heap    // ends of service
+	busy     wheel   // ends of service
 	queue    []request
 	head     int
 	did      served
@@ -38,7 +38,7 @@ type request struct{ at, service float64 }
 const tableSize = 4096
 
 func newRequests(w *World, s *score) *requests {
-	return &requests{w: w, score: s, rng: rand.New(rand.NewPCG(w.cfg.Seed, 0x7265717565737473)), table: lognormal(w.cfg.ServiceCV)}
+	return &requests{w: w, score: s, busy: newWheel(w.service, w.cfg.Peak*float64(w.cfg.Slots)), rng: rand.New(rand.NewPCG(w.cfg.Seed, 0x7265717565737473)), table: lognormal(w.cfg.ServiceCV)}
 }
 
 // lognormal returns the middle of each of tableSize slices of the lognormal
@@ -155,23 +155,27 @@ func (q *requests) until(r request, i int32, at float64) float64 {
 
 // count adds the busy slots up until at.
 func (q *requests) count(at float64) {
-	q.did.busy += float64(len(q.busy)) * (at - q.last)
+	q.did.busy += float64(q.busy.size) * (at - q.last)
 	q.last = at
 }
 
 // ends completes the services that end until at, each slot going on to the
 // next in the queue at once.
 func (q *requests) ends(at float64) {
-	for len(q.busy) > 0 && q.busy[0].at <= at {
-		e := q.busy[0]
+	for {
+		e, ok := q.busy.pop(at)
+		if !ok {
+			return
+		}
 		q.did.completions++
 		r := &q.replicas[e.replica]
 		if r.up && q.head < len(q.queue) { // the slot goes on to the next
-			q.busy.replace(ending{q.until(q.pop(), e.replica, e.at), e.replica})
+			q.busy.push(ending{q.until(q.pop(), e.replica, e.at), e.replica})
 			continue
 		}
+		q.busy.size++ // until e.at it counted
 		q.count(e.at)
-		q.busy.pop()
+		q.busy.size--
 		r.busy--
 		switch {
 		case r.up:
@@ -238,54 +242,74 @@ type ending struct {
 	replica int32
 }
 
-// heap is a heap of endings, the earliest first. Each has four below it:
-// fewer levels than with two, and the four lie in one line of memory.
-type heap []ending
-
-func (h *heap) push(e ending) {
-	s := append(*h, e)
-	i := len(s) - 1
-	for i > 0 {
-		up := (i - 1) / 4
-		if s[up].at <= e.at {
-			break
-		}
-		s[i] = s[up]
-		i = up
-	}
-	s[i] = e
-	*h = s
+// wheel holds endings in buckets of time, about one in each, so that finding
+// the next takes no more than a look into a bucket or two.
+type wheel struct {
+	width   float64 // of a bucket, s
+	first   []int32 // of each bucket: index of a node, or -1
+	nodes   []node
+	unused  int32 // first of the nodes that hold nothing, or -1
+	current int   // bucket before which all is empty; it only grows
+	size    int   // endings held
 }
 
-// pop takes the earliest away.
-func (h *heap) pop() {
-	n := len(*h) - 1
-	e := (*h)[n]
-	*h = (*h)[:n]
-	if n > 0 {
-		h.replace(e)
-	}
+type node struct {
+	ending
+	next int32
 }
 
-// replace puts e in the place of the earliest.
-func (h heap) replace(e ending) {
-	i := 0
-	for {
-		c := 4*i + 1
-		if c >= len(h) {
-			break
-		}
-		least := c
-		for k := c + 1; k < min(c+4, len(h)); k++ {
-			if h[k].at < h[least].at {
-				least = k
+// newWheel makes a wheel for so many endings at once, each mean seconds ahead.
+// An ending further ahead than a turn just waits in its bucket for a later one.
+func newWheel(mean, endings float64) wheel {
+	const turn = 12 // means; few services are longer
+	n := 64
+	for float64(n) < turn*endings && n < 1<<16 {
+		n *= 2
+	}
+	w := wheel{width: turn * mean / float64(n), first: make([]int32, n), unused: -1}
+	for i := range w.first {
+		w.first[i] = -1
+	}
+	return w
+}
+
+func (w *wheel) bucket(at float64) int { return int(at / w.width) }
+
+func (w *wheel) push(e ending) {
+	i := w.unused
+	if i >= 0 {
+		w.unused = w.nodes[i].next
+	} else {
+		i = int32(len(w.nodes))
+		w.nodes = append(w.nodes, node{})
+	}
+	b := &w.first[max(w.bucket(e.at), w.current)&(len(w.first)-1)]
+	w.nodes[i] = node{e, *b}
+	*b = i
+	w.size++
+}
+
+// pop takes out the earliest ending that is not after at, if there is one.
+func (w *wheel) pop(at float64) (e ending, ok bool) {
+	for until := w.bucket(at); ; w.current++ {
+		// The earliest in the bucket; those of later turns are after at.
+		var least *int32
+		for p := &w.first[w.current&(len(w.first)-1)]; *p >= 0; p = &w.nodes[*p].next {
+			if v := w.nodes[*p].at; v <= at && (least == nil || v < w.nodes[*least].at) {
+				least = p
 			}
 		}
-		if h[least].at >= e.at {
-			break
+		if least != nil {
+			i := *least
+			e = w.nodes[i].ending
+			*least = w.nodes[i].next
+			w.nodes[i].next = w.unused
+			w.unused = i
+			w.size--
+			return e, true
 		}
-		h[i] = h[least]
-		i = least
+		if w.current >= until {
+			return e, false
+		}
 	}
-	h[i] = e
 }

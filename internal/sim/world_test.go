@@ -2,6 +2,7 @@ package sim
 
 import (
 	"math"
+	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
@@ -289,6 +290,35 @@ func poisson(q *requests, mean float64) float64 {
 		n++
 	}
 	return n
+}
+
+func TestWheelGivesTheEarliestFirst(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 1))
+	w := newWheel(1, 10)
+	var held []float64
+	now := 0.0
+	for range 20_000 {
+		for range rng.IntN(4) {
+			at := now + 40*math.Pow(rng.Float64(), 4) // some beyond a turn of the wheel
+			w.push(ending{at: at})
+			held = append(held, at)
+		}
+		now += rng.ExpFloat64() / 4
+		slices.Sort(held)
+		for {
+			e, ok := w.pop(now)
+			if !ok {
+				break
+			}
+			if len(held) == 0 || held[0] != e.at {
+				t.Fatalf("at %v: got %v, the earliest is %v", now, e.at, held[:min(1, len(held))])
+			}
+			held = held[1:]
+		}
+		if len(held) > 0 && held[0] <= now || w.size != len(held) {
+			t.Fatalf("at %v %d are held, the first of %d is %v", now, w.size, len(held), held[0])
+		}
+	}
 }
 
 func TestSameSeedSameAnswer(t *testing.T) {
