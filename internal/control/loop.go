@@ -82,6 +82,7 @@ type Report struct {
 	Gen       uint64    // generation of the lease
 	Want      int       // what the store says is wanted
 	WantKnown bool      // false: nothing was ever wanted; nothing was done
+	Snapshot  pool.Snapshot
 	Decision  pool.Decision
 	Outcomes  []Outcome // one for each action, in order
 }
@@ -111,7 +112,7 @@ func (l *Loop) Tick(ctx context.Context) (Report, error) {
 		return Report{}, fmt.Errorf("read the wanted count: %w", err)
 	}
 	// The reading took a while: decide with the time that it is now.
-	r := Report{At: time.Now(), Gen: gen, Want: want, WantKnown: known}
+	r := Report{At: time.Now(), Gen: gen, Want: want, WantKnown: known, Snapshot: snapshot}
 	r.Decision = pool.Reconcile(r.At, want, snapshot, l.cfg.Limits)
 	if !known {
 		r.Decision.Actions = nil
@@ -173,7 +174,7 @@ func (l *Loop) one(ctx context.Context, gen uint64, v pool.View, a pool.Action) 
 	ctx, cancel := context.WithTimeout(ctx, l.cfg.ActTimeout)
 	defer cancel()
 
-	intent := pool.Intent{Verb: a.Do, Why: a.Why, At: now, Gen: gen, NodeIndex: v.Node.Index, Rev: v.Rev}
+	intent := pool.Intent{Verb: a.Do, Why: a.Why, At: now, Gen: gen, NodeIndex: v.Node.Index, Ledger: a.Ledger, Rev: v.Rev}
 	intent, err := l.cfg.Store.Record(ctx, a.Host, intent)
 	if err != nil {
 		return fmt.Errorf("%s %s was not begun, its intent cannot be recorded: %w", a.Do, a.Host, err)

@@ -49,7 +49,12 @@ type Pool struct {
 	GPUsPerHost int
 
 	Min, Max                int // hosts
+	Spare                   int // hosts
 	MaxBooting, MaxDraining int // hosts at once
+
+	Stagger     time.Duration
+	MinOn       time.Duration
+	CycleBudget int // power-ons of a host in a day; 0 is without limit
 
 	BootTimeout    time.Duration
 	SoftOffTimeout time.Duration

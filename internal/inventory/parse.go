@@ -174,9 +174,13 @@ func (pool *Pool) declare(r *setting.Reader, hosts int) {
 	pool.Min = r.Int("min", 0, "Hosts that are kept in service whatever is wanted. Raise it where the first job must not wait for a boot.", setting.Between(0, maxHosts))
 	pool.Max = r.Int("max", hosts, "Hosts that may be on. Lower it to leave machines alone for a while.", setting.Between(0, maxHosts))
 	r.DefaultIs("max", "all hosts of the pool")
+	pool.Spare = r.Int("spare", 0, "Hosts kept in service beyond those that are wanted, so that the next job finds one warm.", setting.Between(0, maxHosts))
 	pool.MaxBooting = r.Int("max_booting", 2, "Hosts that boot at once. Lower it where in-rush current or a boot server is the limit.", setting.Between(1, maxHosts))
 	pool.MaxDraining = r.Int("max_draining", 1, "Hosts that drain at once. Raise it where scale-in is too slow.", setting.Between(1, maxHosts))
 
+	pool.Stagger = r.Duration("stagger", 0, "Least time between two power-ons, and between two power-offs, in the pool. Raise it where many power supplies at once trip a breaker.", setting.Between(0, time.Hour))
+	pool.MinOn = r.Duration("min_on", 0, "How long a host stays on at least once it was powered on.", setting.Between(0, 7*day))
+	pool.CycleBudget = r.Int("cycle_budget", 0, "Power-ons of a host in a day (UTC) at most; 0 is without limit. Set it where wear of fans, disks or power supplies is a worry.", setting.Between(0, 1000))
 	pool.BootTimeout = r.Duration("boot_timeout", 15*time.Minute, "From power-on to a ready Nomad node with all its GPUs. A host that takes longer is given up and another one is tried; set it well above the slowest good boot.", setting.Between(s, day))
 	pool.PowerConfirm = r.Duration("power_confirm", time.Minute, "How long a chassis may still read off after power-on before the command is given again. Raise it for slow power controllers.", setting.Between(s, time.Hour))
 	pool.DrainDeadline = r.Duration("drain_deadline", 15*time.Minute, "How long a drain waits for jobs to move before Nomad stops them. Raise it for jobs that shut down slowly.", setting.Between(s, 7*day))

@@ -74,12 +74,16 @@ func (c *checker) one(a Action, v View) {
 	switch a.Do {
 	case TurnOn:
 		c.require(a, v.Power == PowerOff && c.now.Sub(v.PowerAt) <= c.l.StaleAfter, "its chassis was not read as off lately")
+		c.require(a, c.phase[a.Host] != Quarantined, "it is in quarantine")
+		c.require(a, c.l.CycleBudget == 0 || v.cyclesToday(c.now) < c.l.CycleBudget, "its cycles of the day are used up")
+		c.require(a, a.Ledger.OnAt.Equal(c.now) && a.Ledger.Cycles > 0, "it is not written down in its ledger")
 	case Enable:
 		c.require(a, node.Status == NodeReady, "its node is not ready")
 		c.require(a, v.Verb != TurnOn || node.Index == 0 || node.Index > v.Intent.NodeIndex, "its node has not registered since the power-on")
 		c.require(a, v.Verb != SoftOff && v.Verb != HardOff, "it is shutting down")
 	case Cordon:
-		c.require(a, c.phase[a.Host] == Ready, "it is not in service")
+		c.require(a, c.phase[a.Host] == Ready || c.neverJoined(v), "it is not in service")
+		c.require(a, v.OnAt.IsZero() || c.now.Sub(v.OnAt) >= c.l.MinOn || c.neverJoined(v), "it has not been on for its least time")
 		c.require(a, len(node.Work) == 0, "it has work")
 	case Drain:
 		c.require(a, !node.Eligible, "it is still eligible, so work may land on it")
@@ -98,7 +102,7 @@ func (c *checker) off(a Action, v View) {
 	c.require(a, len(node.Work) == 0, "it has work")
 	c.require(a, !node.Eligible, "it is eligible, so work may land on it")
 	c.require(a, !node.Draining, "its drain has not finished")
-	c.require(a, node.Mark == MarkOurs || v.Verb == SoftOff || v.Verb == HardOff, "no drain of ours has finished on it")
+	c.require(a, node.Mark == MarkOurs || v.Verb == SoftOff || v.Verb == HardOff || c.neverJoined(v), "no drain of ours has finished on it")
 	c.require(a, v.Power != PowerUnknown && c.now.Sub(v.PowerAt) <= c.l.StaleAfter, "its power was not read lately")
 	if node.Status == NodeReady && c.l.Agent != AgentNone {
 		passing := v.Agent.Status == AgentPassing && c.now.Sub(v.AgentAt) <= c.l.StaleAfter
@@ -107,10 +111,19 @@ func (c *checker) off(a Action, v View) {
 		c.require(a, c.l.Agent == AgentOptional || v.Agent.Blind == "", "its agent cannot tell whether its GPUs are idle")
 	}
 	if a.Do == HardOff {
-		c.require(a, c.l.HardOff, "hard off is not allowed in this pool")
+		c.require(a, c.l.HardOff || v.FailedBoots > 0 && node.Status != NodeReady, "hard off is not allowed in this pool")
 		c.require(a, v.Verb == SoftOff || v.Verb == HardOff, "it was not asked to shut down before")
 		c.require(a, c.now.Sub(v.Intent.At) >= c.l.SoftOffTimeout, "it still has time to shut down by itself")
 	}
+}
+
+// neverJoined reports whether nothing can run on a host because its client has
+// not registered since the power-on, in the time that it has for it.
+func (c *checker) neverJoined(v View) bool {
+	if v.Node.Status == NodeReady || v.Node.Status == NodeInit {
+		return false
+	}
+	return v.Verb == TurnOn && c.now.Sub(v.Intent.At) >= c.l.BootTimeout || v.Verb == Cordon && v.FailedBoots > 0
 }
 
 func (c *checker) require(a Action, ok bool, why string) {
@@ -121,10 +134,15 @@ func (c *checker) require(a Action, ok bool, why string) {
 
 // together checks the laws that concern the pool.
 func (c *checker) together(floor int, actions []Action) {
-	var ready, booting, draining, on, cordon int
+	var ready, booting, draining, on, off, cordon int
+	var lastOn, lastOff time.Time
 	callBack := 0
 	for id, p := range c.phase {
 		v := c.views[id]
+		lastOn = later(lastOn, v.OnAt)
+		if v.Verb == SoftOff {
+			lastOff = later(lastOff, v.Intent.At)
+		}
 		switch p {
 		case Ready:
 			ready++
@@ -144,12 +162,16 @@ func (c *checker) together(floor int, actions []Action) {
 		case TurnOn:
 			on++
 		case Cordon:
-			cordon++
+			if c.phase[a.Host] == Ready {
+				cordon++
+			}
 		case Enable, SoftOff:
 			if c.phase[a.Host] == Draining {
 				draining--
 				if a.Do == Enable {
 					callBack--
+				} else {
+					off++
 				}
 			}
 		}
@@ -160,8 +182,17 @@ func (c *checker) together(floor int, actions []Action) {
 	if cordon > 0 && draining+cordon > c.l.MaxDraining {
 		c.broken("%d hosts would drain at once, %d are allowed", draining+cordon, c.l.MaxDraining)
 	}
-	if cordon > 0 && ready-cordon < min(floor, len(c.views)) {
+	if on > 0 && ready+booting+on > c.l.most(len(c.views)) {
+		c.broken("%d hosts would be in service or on their way, %d may be", ready+booting+on, c.l.most(len(c.views)))
+	}
+	if cordon > 0 && ready-cordon < min(floor, c.l.most(len(c.views))) {
 		c.broken("%d hosts would stay in service, %d are wanted", ready-cordon, floor)
+	}
+	if c.l.Stagger > 0 && on > 0 && (on > 1 || c.now.Sub(lastOn) < c.l.Stagger) {
+		c.broken("%d hosts would be powered on within %s", on, c.l.Stagger)
+	}
+	if c.l.Stagger > 0 && off > 0 && (off > 1 || c.now.Sub(lastOff) < c.l.Stagger) {
+		c.broken("%d hosts would be powered off within %s", off, c.l.Stagger)
 	}
 	if on > 0 && callBack > 0 {
 		c.broken("a cold host would be powered on while %d warm ones can be called back", callBack)

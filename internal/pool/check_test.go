@@ -55,6 +55,14 @@ func TestCheckRefuses(t *testing.T) {
 		{why: "the host is held", do: SoftOff, view: with(drained, func(v *View) { v.Node.Mark = MarkForeign })},
 		{why: "the host is unknown", do: TurnOn, view: with(off, func(v *View) { v.Power = PowerUnknown })},
 		{why: "was not read as off", do: TurnOn, view: serving},
+		{why: "in quarantine", do: TurnOn, view: with(off, func(v *View) {
+			v.Intent = Intent{Verb: HardOff, At: t0.Add(-time.Minute), SettledAt: t0.Add(-time.Minute), Ledger: Ledger{FailedBoots: 3}}
+		})},
+		{why: "cycles of the day", do: TurnOn, limit: func(l *Limits) { l.CycleBudget = 2 }, view: with(off, func(v *View) {
+			v.Cycles, v.CyclesOn = 2, t0.Format(time.DateOnly)
+		})},
+		{why: "not written down", do: TurnOn, view: off},
+		{why: "least time", do: Cordon, limit: func(l *Limits) { l.MinOn = time.Hour }, view: with(serving, func(v *View) { v.OnAt = t0.Add(-time.Minute) })},
 		{why: "it has work", do: Cordon, view: with(serving, func(v *View) { v.Node.Work = []Alloc{{ID: "a"}} })},
 		{why: "it is not in service", do: Cordon, view: drained},
 		{why: "would stay in service", do: Cordon, view: serving, limit: func(l *Limits) { l.Min = 1 }},
@@ -104,12 +112,21 @@ func TestCheckRefusesTogether(t *testing.T) {
 		{"boot at once", []View{host("a", booting, TurnOn), host("b", off, VerbNone), host("c", off, VerbNone)}, []Action{{Host: "b", Do: TurnOn}, {Host: "c", Do: TurnOn}}},
 		{"drain at once", []View{host("a", draining, Cordon), host("b", serving, VerbNone)}, []Action{{Host: "b", Do: Cordon}}},
 		{"can be called back", []View{host("a", draining, Cordon), host("b", off, VerbNone)}, []Action{{Host: "b", Do: TurnOn}}},
+		{"may be", []View{host("a", serving, VerbNone), host("b", off, VerbNone)}, []Action{{Host: "b", Do: TurnOn}}},
+		{"powered on within", []View{host("a", off, VerbNone), host("b", off, VerbNone)}, []Action{{Host: "a", Do: TurnOn}, {Host: "b", Do: TurnOn}}},
 		{"second action", []View{host("a", off, VerbNone)}, []Action{{Host: "a", Do: TurnOn}, {Host: "a", Do: TurnOn}}},
 		{"no such host", nil, []Action{{Host: "a", Do: TurnOn}}},
 		{"in the snapshot twice", []View{host("a", off, VerbNone), host("a", off, VerbNone)}, nil},
 	} {
 		t.Run(tt.why, func(t *testing.T) {
-			err := Check(t0, 0, Snapshot{At: t0, Hosts: tt.hosts}, tt.actions, testLimits())
+			l := testLimits()
+			switch tt.why {
+			case "may be":
+				l.Max = 1
+			case "powered on within":
+				l.Stagger = 10 * time.Second
+			}
+			err := Check(t0, 0, Snapshot{At: t0, Hosts: tt.hosts}, tt.actions, l)
 			if !errors.Is(err, ErrUnsafe) || !strings.Contains(err.Error(), tt.why) {
 				t.Errorf("got %v, want an unsafe %q", err, tt.why)
 			}

@@ -172,6 +172,8 @@ type Intent struct {
 	// NodeIndex is Node.Index as it was seen before the act.
 	NodeIndex uint64 `json:"node_index,omitempty"`
 
+	Ledger
+
 	// SettledAt is when the outcome was recorded; zero while it is open. A
 	// crash between recording and acting leaves it zero for ever, so an open
 	// intent is as good as an ambiguous one.
@@ -185,6 +187,36 @@ type Intent struct {
 	// Rev is the store's revision of this record, for check-and-set. Zero
 	// means that there is no record yet.
 	Rev uint64 `json:"-"`
+}
+
+// Ledger is what is carried from a host's one intent to the next.
+type Ledger struct {
+	OnAt time.Time `json:"on_at,omitzero"` // when it was last told to power on
+	// FailedBoots counts the power-ons in a row that did not end in service.
+	FailedBoots int `json:"failed_boots,omitempty"`
+	// Cycles counts the power-ons of the day CyclesOn, a date in UTC.
+	Cycles   int    `json:"cycles,omitempty"`
+	CyclesOn string `json:"cycles_on,omitempty"`
+}
+
+// cyclesToday is the number of power-ons on the day of now.
+func (l Ledger) cyclesToday(now time.Time) int {
+	if l.CyclesOn != now.UTC().Format(time.DateOnly) {
+		return 0
+	}
+	return l.Cycles
+}
+
+// after is the ledger once do is done at now.
+func (l Ledger) after(do Verb, now time.Time) Ledger {
+	switch do {
+	case TurnOn:
+		l.OnAt, l.Cycles = now, l.cyclesToday(now)+1
+		l.CyclesOn = now.UTC().Format(time.DateOnly)
+	case Enable:
+		l.FailedBoots = 0
+	}
+	return l
 }
 
 // View is everything known about one host.

@@ -9,6 +9,9 @@ import (
 // Limits are a pool's rules, from the inventory. All durations are positive.
 type Limits struct {
 	Min int // ready floor: never fewer hosts kept in service than this, whatever is wanted
+	Max int // never more hosts in service or on their way; 0 is all of them
+
+	Spare int // hosts kept in service beyond those that are wanted
 
 	MaxBooting  int // hosts booting at once, at least 1
 	MaxDraining int // hosts draining at once, at least 1
@@ -23,8 +26,17 @@ type Limits struct {
 	// SoftOffTimeout is how long a host may take to shut down in order.
 	SoftOffTimeout time.Duration
 	// HardOff allows cutting the power of a drained host that does not shut
-	// down within SoftOffTimeout. Without it the soft off is repeated.
+	// down within SoftOffTimeout. Without it the soft off is repeated. A host
+	// that did not boot is cut off in any case: it has nothing to lose.
 	HardOff bool
+	// MinOn is how long a host stays on at least once it was powered on.
+	MinOn time.Duration
+	// CycleBudget is how often a host may be powered on in a day (UTC); 0 is
+	// without limit.
+	CycleBudget int
+	// Stagger is the least time between two power-ons in the pool, and between
+	// two soft offs, which spares the rack its in-rush and its drop in load.
+	Stagger time.Duration
 	// StaleAfter is the age at which a sight stops being evidence.
 	StaleAfter time.Duration
 	// Fence is how long after an act whose outcome is unknown nothing more is
@@ -33,6 +45,14 @@ type Limits struct {
 	Fence time.Duration
 	// Agent says what the host's agent has to do with it.
 	Agent AgentRule
+}
+
+// most is how many of n hosts may be in service.
+func (l Limits) most(n int) int {
+	if l.Max > 0 {
+		return min(n, l.Max)
+	}
+	return n
 }
 
 // AgentRule says how far a pool trusts hosts without an agent.
@@ -55,6 +75,11 @@ func (l Limits) Validate() error {
 		}
 	}
 	bad(l.Min < 0, "min is %d, must not be negative", l.Min)
+	bad(l.Max < 0 || l.Max > 0 && l.Max < l.Min, "max is %d, must not be negative or below min %d", l.Max, l.Min)
+	bad(l.Spare < 0, "spare is %d, must not be negative", l.Spare)
+	bad(l.CycleBudget < 0, "cycle_budget is %d, must not be negative", l.CycleBudget)
+	bad(l.MinOn < 0, "min_on is %s, must not be negative", l.MinOn)
+	bad(l.Stagger < 0, "stagger is %s, must not be negative", l.Stagger)
 	bad(l.MaxBooting < 1, "max_booting is %d, must be at least 1", l.MaxBooting)
 	bad(l.MaxDraining < 1, "max_draining is %d, must be at least 1", l.MaxDraining)
 	for _, d := range []struct {

@@ -2,6 +2,7 @@ package pool
 
 import (
 	"fmt"
+	"hash/fnv"
 	"time"
 )
 
@@ -13,7 +14,10 @@ import (
 //	    ▲                    ▲                     │ Cordon
 //	    │ chassis reads off  │ Enable              ▼
 //	Stopping ◄───────────────┼──────────────── Draining
-//	            SoftOff      └─────────────────────┘
+//	 │          SoftOff      └─────────────────────┘
+//	 │ after failed boots
+//	 ▼
+//	Quarantined, for a while, then Off
 //
 // Unknown and Held can be entered from anywhere and are left by themselves as
 // soon as what is seen no longer says so.
@@ -29,8 +33,9 @@ const (
 	Off
 	// Booting: told to power on, not in service yet: the chassis, the Nomad
 	// node, its GPUs or its agent are still missing. Once the node is ready
-	// with all its GPUs it is made eligible. It ends in service, or, past the
-	// boot timeout, by no longer counting as capacity.
+	// with all its GPUs it is made eligible. It ends in service; or, past the
+	// boot timeout, it no longer counts as capacity, and one whose client never
+	// registered is made ineligible and powered off.
 	Booting
 	// Ready: in service: the node is ready and eligible. It ends when the host
 	// is chosen to go off, which takes a surplus and a host without work.
@@ -47,10 +52,16 @@ const (
 	// It is never touched and does not count as capacity. It ends when that
 	// hand is taken away.
 	Held
+	// Quarantined: off, after failed boots. It is not powered on until its
+	// back-off, which doubles with each failure, has passed; then it is Off,
+	// and the last to be chosen.
+	Quarantined
 )
 
+const phases = int(Quarantined) + 1
+
 func (p Phase) String() string {
-	return name(int(p), "unknown", "off", "booting", "ready", "draining", "stopping", "held")
+	return name(int(p), "unknown", "off", "booting", "ready", "draining", "stopping", "held", "quarantined")
 }
 
 // PhaseOf derives a host's phase, and says why in words that do not change
@@ -168,7 +179,35 @@ func (v View) phaseOff(now time.Time, l Limits) (Phase, string) {
 		// machine. Both are a reason to keep still.
 		return Unknown, "chassis reads off, but its Nomad node heart-beats"
 	}
+	if n := v.failures(); n >= 2 {
+		if until := v.Intent.At.Add(backOff(v.Host.ID, n)); now.Before(until) {
+			return Quarantined, fmt.Sprintf("failed to boot %d times; to be tried again after %s", n, until.UTC().Format("15:04 UTC"))
+		}
+	}
 	return Off, ""
+}
+
+// failures counts the boots that failed, with a power-on that the chassis has
+// not followed.
+func (v View) failures() int {
+	if v.Verb == TurnOn {
+		return v.FailedBoots + 1
+	}
+	return v.FailedBoots
+}
+
+// backOff is how long a host is left off after n failed boots: the first is
+// tried again at once, and then it is 2, 4, 8 minutes and so on up to 8 hours,
+// each up to half longer, by a hash of the host, so that hosts that failed
+// together do not come back together.
+func backOff(host string, n int) time.Duration {
+	if n < 2 {
+		return 0
+	}
+	d := min(time.Minute<<min(n-1, 10), 8*time.Hour)
+	h := fnv.New32a()
+	fmt.Fprintf(h, "%s/%d", host, n)
+	return d + time.Duration(h.Sum32()%1000)*d/2000
 }
 
 func (v View) phaseOn(now time.Time, l Limits) (Phase, string) {
@@ -187,6 +226,9 @@ func (v View) phaseOn(now time.Time, l Limits) (Phase, string) {
 	}
 	if v.Verb == TurnOn || v.Verb == Enable && since < l.BootTimeout {
 		return Booting, "waiting for its Nomad node"
+	}
+	if v.Verb == Cordon && v.FailedBoots > 0 {
+		return Stopping, "did not boot, about to be powered off"
 	}
 	return Unknown, fmt.Sprintf("chassis is on, but its Nomad node is %s", v.Node.Status)
 }

@@ -35,7 +35,7 @@ func predict(now time.Time, s Snapshot, d Decision) Snapshot {
 	for i := range next.Hosts {
 		for _, a := range d.Actions {
 			if a.Host == next.Hosts[i].Host.ID {
-				next.Hosts[i].Intent = Intent{Verb: a.Do, Why: a.Why, At: now, SettledAt: now}
+				next.Hosts[i].Intent = Intent{Verb: a.Do, Why: a.Why, At: now, SettledAt: now, Ledger: a.Ledger}
 			}
 		}
 	}
@@ -59,6 +59,11 @@ func genLimits(t *rapid.T) Limits {
 	l.Min = rapid.IntRange(0, 3).Draw(t, "min")
 	l.MaxBooting = rapid.IntRange(1, 3).Draw(t, "max booting")
 	l.MaxDraining = rapid.IntRange(1, 3).Draw(t, "max draining")
+	l.Max = rapid.SampledFrom([]int{0, 0, 3}).Draw(t, "max")
+	l.Spare = rapid.SampledFrom([]int{0, 0, 1}).Draw(t, "spare")
+	l.MinOn = rapid.SampledFrom([]time.Duration{0, 5 * time.Minute}).Draw(t, "min on")
+	l.CycleBudget = rapid.SampledFrom([]int{0, 2}).Draw(t, "cycle budget")
+	l.Stagger = rapid.SampledFrom([]time.Duration{0, 10 * time.Second}).Draw(t, "stagger")
 	l.HardOff = rapid.Bool().Draw(t, "hard off")
 	l.Agent = rapid.SampledFrom([]AgentRule{AgentRequired, AgentOptional, AgentNone}).Draw(t, "agent rule")
 	return l
@@ -97,6 +102,9 @@ func genIntent(t *rapid.T, ago func(string, ...time.Duration) time.Time) Intent 
 	if in.Verb == VerbNone {
 		return in
 	}
+	in.FailedBoots = rapid.SampledFrom([]int{0, 0, 1, 2, 20}).Draw(t, "failed boots")
+	in.OnAt = ago("powered on", time.Second, 3*time.Minute, time.Hour)
+	in.Cycles, in.CyclesOn = rapid.IntRange(0, 3).Draw(t, "cycles"), t0.Format(time.DateOnly)
 	in.At = ago("intended", 0, 2*time.Second, 20*time.Second, 2*time.Minute, 6*time.Minute, 20*time.Minute)
 	switch rapid.IntRange(0, 3).Draw(t, "outcome") {
 	case 0: // open

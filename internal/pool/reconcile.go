@@ -12,6 +12,8 @@ type Action struct {
 	Host string
 	Do   Verb
 	Why  string
+	// Ledger is what is recorded of the host with the action.
+	Ledger Ledger
 }
 
 func (a Action) String() string { return fmt.Sprintf("%s %s: %s", a.Do, a.Host, a.Why) }
@@ -43,7 +45,7 @@ type Decision struct {
 // its actions did, it adds nothing.
 func Reconcile(now time.Time, want int, s Snapshot, l Limits) Decision {
 	r := newReconciler(now, s, l)
-	r.d.Want = min(max(want, l.Min), len(s.Hosts))
+	r.d.Want = min(max(want+l.Spare, l.Min), l.most(len(s.Hosts)))
 	r.finish()
 	if short := r.d.Want - r.d.Have; short > 0 {
 		r.grow(short)
@@ -59,8 +61,10 @@ type reconciler struct {
 	now   time.Time
 	l     Limits
 	hosts []host // sorted by ID
-	count [Held + 1]int
+	count [phases]int
 	d     Decision
+
+	lastOn, lastOff time.Time // of any host of the pool
 }
 
 // host is a view with its phase.
@@ -76,10 +80,12 @@ func newReconciler(now time.Time, s Snapshot, l Limits) *reconciler {
 	for _, v := range s.Hosts {
 		st := statusOf(v, now, l)
 		r.hosts = append(r.hosts, host{View: v, Status: st, free: v.lookedAgain(l)})
-		switch {
-		case st.Overdue: // neither capacity nor in the way of other boots
-		default:
+		if !st.Overdue { // which is neither capacity nor in the way of other boots
 			r.count[st.Phase]++
+		}
+		r.lastOn = later(r.lastOn, v.OnAt)
+		if v.Verb == SoftOff {
+			r.lastOff = later(r.lastOff, v.Intent.At)
 		}
 	}
 	slices.SortFunc(r.hosts, func(a, b host) int { return cmp.Compare(a.Status.ID, b.Status.ID) })
@@ -104,12 +110,16 @@ func statusOf(v View, now time.Time, l Limits) Status {
 // act adds an action and counts the host where the action leads, so that a
 // place that one host leaves is free for another in the same decision.
 func (r *reconciler) act(h *host, do Verb, why string) {
+	r.record(h, do, why, h.Ledger.after(do, r.now))
+}
+
+func (r *reconciler) record(h *host, do Verb, why string, ledger Ledger) {
 	h.busy = true
 	if !h.Overdue {
 		r.count[h.Phase]--
 	}
 	r.count[do.phase()]++
-	r.d.Actions = append(r.d.Actions, Action{Host: h.Status.ID, Do: do, Why: why})
+	r.d.Actions = append(r.d.Actions, Action{Host: h.Status.ID, Do: do, Why: why, Ledger: ledger})
 }
 
 // finish takes the next step of what is under way and depends on no count.
@@ -124,6 +134,8 @@ func (r *reconciler) finish() {
 		case Booting:
 			if h.joined() && h.Node.GPUs >= h.Host.GPUs && (h.Verb != Enable || !h.Node.Eligible) {
 				r.act(h, Enable, fmt.Sprintf("it has joined with %d GPUs", h.Node.GPUs))
+			} else if h.Overdue {
+				r.giveUp(h)
 			}
 		case Stopping:
 			r.pressOn(h)
@@ -131,19 +143,52 @@ func (r *reconciler) finish() {
 	}
 }
 
+// giveUp ends the boot of a host whose client has not registered in its time:
+// it is made ineligible, so that a late client gets no work, and then powered
+// off. One that joined without all of its GPUs stays on, for an operator to
+// look at.
+func (r *reconciler) giveUp(h *host) {
+	if h.Verb != TurnOn || h.Node.Status == NodeReady || h.Node.Status == NodeInit || len(h.Node.Work) > 0 {
+		return
+	}
+	ledger := h.Ledger
+	ledger.FailedBoots++
+	why := fmt.Sprintf("it did not boot within %s, %d times now", r.l.BootTimeout, ledger.FailedBoots)
+	switch {
+	case h.Node.Eligible:
+		r.record(h, Cordon, why, ledger)
+	case r.mayLosePower(h):
+		r.record(h, SoftOff, why, ledger)
+	}
+}
+
 // pressOn deals with a host that was told to shut down and has not.
 func (r *reconciler) pressOn(h *host) {
+	if h.Verb == Cordon {
+		if r.mayLosePower(h) {
+			r.act(h, SoftOff, "it did not boot, and is ineligible")
+		}
+		return
+	}
 	if r.now.Sub(h.Intent.At) < r.l.SoftOffTimeout {
 		return
 	}
 	if !r.mayLosePower(h) {
 		return
 	}
-	if r.l.HardOff {
+	// Of a host that did not boot there is nothing to lose.
+	if r.l.HardOff || h.FailedBoots > 0 && h.Node.Status != NodeReady {
 		r.act(h, HardOff, fmt.Sprintf("it did not shut down within %s", r.l.SoftOffTimeout))
 		return
 	}
 	r.act(h, SoftOff, fmt.Sprintf("it did not shut down within %s, and hard off is not allowed", r.l.SoftOffTimeout))
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
 }
 
 // mayLosePower looks at a host that is on its way off once more. A node that
@@ -177,7 +222,14 @@ func (r *reconciler) grow(short int) {
 			r.d.Note = fmt.Sprintf("%d more wanted, but %d hosts boot already, the most allowed", short, r.count[Booting])
 			return
 		}
-		r.act(h, TurnOn, fmt.Sprintf("%d wanted, %d in service or on their way", r.d.Want, r.d.Have))
+		if wait := r.l.Stagger - r.now.Sub(r.lastOn); wait > 0 {
+			r.d.Note = fmt.Sprintf("%d more wanted, one is powered on every %s", short, r.l.Stagger)
+			return
+		}
+		r.lastOn = r.now
+		ledger := h.Ledger.after(TurnOn, r.now)
+		ledger.FailedBoots = h.failures()
+		r.record(h, TurnOn, fmt.Sprintf("%d wanted, %d in service or on their way", r.d.Want, r.d.Have), ledger)
 		short--
 	}
 	if short > 0 {
@@ -200,35 +252,37 @@ func (r *reconciler) leaving() []*host {
 	return append(now, later...)
 }
 
-// cold lists the hosts that can be powered on, best first: those whose last
-// power-on did not fail, then by ID, so that the same few hosts carry a small
-// load and the others stay off.
+// cold lists the hosts that can be powered on, best first: those that boot,
+// then those that were powered on the least today, which spreads the wear, then
+// by ID.
 func (r *reconciler) cold() []*host {
 	var cold []*host
 	for i := range r.hosts {
 		h := &r.hosts[i]
-		if h.Phase == Off && h.free && r.mayRetry(h) {
+		if h.Phase == Off && h.free && r.mayPowerOn(h) {
 			cold = append(cold, h)
 		}
 	}
 	slices.SortStableFunc(cold, func(a, b *host) int {
-		return cmp.Compare(a.lastPowerOnFailed(), b.lastPowerOnFailed())
+		return cmp.Or(
+			cmp.Compare(a.failures(), b.failures()),
+			cmp.Compare(a.cyclesToday(r.now), b.cyclesToday(r.now)),
+		)
 	})
 	return cold
 }
 
-// lastPowerOnFailed is 1 for a host that is off although the last thing done
-// to it was to power it on.
-func (h *host) lastPowerOnFailed() int {
-	if h.Verb == TurnOn {
-		return 1
+// mayPowerOn spaces the attempts on a host that does not power on, and keeps
+// its budget.
+func (r *reconciler) mayPowerOn(h *host) bool {
+	if h.Verb == TurnOn && r.now.Sub(h.Intent.At) < r.l.PowerConfirm {
+		return false
 	}
-	return 0
-}
-
-// mayRetry spaces the attempts on a host that does not power on.
-func (r *reconciler) mayRetry(h *host) bool {
-	return h.Verb != TurnOn || r.now.Sub(h.Intent.At) >= r.l.PowerConfirm
+	if r.l.CycleBudget > 0 && h.cyclesToday(r.now) >= r.l.CycleBudget {
+		r.d.Note = fmt.Sprintf("%s was powered on %d times today, its budget", h.Status.ID, h.cyclesToday(r.now))
+		return false
+	}
+	return true
 }
 
 // shrink takes surplus hosts out of service, and the ones that are leaving one
@@ -246,6 +300,10 @@ func (r *reconciler) shrink() {
 		}
 		if idle, why := h.idle(r.now, r.l); !idle {
 			r.d.Note = fmt.Sprintf("%d more in service than wanted, but %s stays: %s", surplus, h.Status.ID, why)
+			continue
+		}
+		if on := r.now.Sub(h.OnAt); !h.OnAt.IsZero() && on < r.l.MinOn {
+			r.d.Note = fmt.Sprintf("%d more in service than wanted, but %s stays on for at least %s", surplus, h.Status.ID, r.l.MinOn)
 			continue
 		}
 		r.act(h, Cordon, fmt.Sprintf("%d wanted, %d in service, and it has no work", r.d.Want, r.d.Ready))
@@ -269,7 +327,8 @@ func (r *reconciler) drainOn() {
 			r.d.Note = fmt.Sprintf("%s cannot be powered off: %s", h.Status.ID, why)
 		case !h.drained():
 			r.act(h, Drain, "it is ineligible and has no work")
-		case r.mayLosePower(h):
+		case r.mayLosePower(h) && r.now.Sub(r.lastOff) >= r.l.Stagger:
+			r.lastOff = r.now
 			r.act(h, SoftOff, "it is drained and has no work")
 		}
 	}

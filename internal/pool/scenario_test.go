@@ -70,6 +70,16 @@ func (sc *scenario) setLimit(t *testing.T, d *datadriven.TestData, a datadriven.
 		sc.limits.MaxBooting = atoi(t, d, val())
 	case "max-draining":
 		sc.limits.MaxDraining = atoi(t, d, val())
+	case "max":
+		sc.limits.Max = atoi(t, d, val())
+	case "spare":
+		sc.limits.Spare = atoi(t, d, val())
+	case "cycle-budget":
+		sc.limits.CycleBudget = atoi(t, d, val())
+	case "min-on":
+		sc.limits.MinOn = dur(t, d, val())
+	case "stagger":
+		sc.limits.Stagger = dur(t, d, val())
 	case "hard-off":
 		sc.limits.HardOff = true
 	case "agent":
@@ -128,7 +138,15 @@ func (sc *scenario) setHost(t *testing.T, d *datadriven.TestData) {
 		case "power-age":
 			v.PowerAt = sc.now.Add(-dur(t, d, a.Vals[0]))
 		case "did": // did=(cordon,30s) or did=(turn-on,30s,ambiguous)
+			ledger, index := v.Ledger, v.Intent.NodeIndex
 			v.Intent = readIntent(t, d, sc.now, a.Vals)
+			v.Ledger, v.Intent.NodeIndex = ledger, index
+		case "failed-boots":
+			v.FailedBoots = atoi(t, d, a.Vals[0])
+		case "cycles": // today
+			v.Cycles, v.CyclesOn = atoi(t, d, a.Vals[0]), sc.now.Format(time.DateOnly)
+		case "on-for":
+			v.OnAt = sc.now.Add(-dur(t, d, a.Vals[0]))
 		default:
 			d.Fatalf(t, "unknown word %q", a.Key)
 		}
