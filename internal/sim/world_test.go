@@ -348,3 +348,42 @@ func TestSameSeedSameAnswer(t *testing.T) {
 		}
 	}
 }
+
+// With tokens, the work of a minute follows them: the same requests with three
+// times the output keep three times the replicas busy.
+func TestWorkFollowsTokens(t *testing.T) {
+	trace := flat(repeat(60, 1200)...)
+	for i := range trace.Arrivals {
+		k := Tokens{In: 60 * 500, Out: 60 * 100}
+		if i >= 600 {
+			k = Tokens{In: 60 * 1500, Out: 60 * 300}
+		}
+		trace.Tokens = append(trace.Tokens, k)
+	}
+	for _, e := range []Engine{Fluid, Requests} {
+		w := mustWorld(t, Config{Engine: e, Peak: 12, Tokens: true, Warmup: time.Hour, Dispersion: 1}, trace)
+		need := w.need()
+		near(t, "replicas busy in the second half", need[900], 12, 1e-9)
+		near(t, "replicas busy in the first half", need[100], 4, 1e-9)
+		r := w.Run(fixed(24), 0)
+		near(t, string(e)+": utilization", r.Utilization, (540*4+600*12)/1140.0/24, 0.01)
+		near(t, string(e)+": attainment", r.Attainment, 1, 0.001)
+		if b := w.Bound(1).GPUHours * 60; b > 540*4+600*12+8*5 || b < 0.97*(540*4+600*12) {
+			t.Errorf("%s: bound of %v replica-minutes for %v of work", e, b, 540*4+600*12)
+		}
+	}
+}
+
+// An empty batch serves faster, a full one not.
+func TestSlowDown(t *testing.T) {
+	trace := flat(repeat(60, 600)...)
+	var mean [2]float64
+	for i, s := range []float64{0, 0.5} {
+		w := mustWorld(t, Config{Engine: Requests, Peak: 2, Slots: 8, SlowDown: s, Warmup: time.Hour}, trace)
+		mean[i] = w.Run(fixed(10), 0).Utilization
+	}
+	// Ten replicas where two would do: batches of 1 or 2 of 8.
+	if r := mean[1] / mean[0]; r < 0.5 || r > 0.8 {
+		t.Errorf("a fifth full, the batches take %.2f of the time", r)
+	}
+}
