@@ -244,16 +244,10 @@ func (w *World) Config() Config { return w.cfg }
 // calibrate sets the work of a request so that the p99.9 minute keeps Peak
 // replicas busy.
 func (w *World) calibrate() error {
-	n := len(w.trace.Arrivals)
-	weight := make([]float64, n) // of a request, relative
-	total := Trace{Arrivals: make([]float64, n)}
+	w.work = w.weights()
+	total := Trace{Arrivals: make([]float64, len(w.work))}
 	for i, a := range w.trace.Arrivals {
-		weight[i] = 1
-		if w.cfg.Tokens && a > 0 {
-			k := w.trace.Tokens[i]
-			weight[i] = (k.In/w.cfg.PrefillRate + k.Out/w.cfg.DecodeRate) / a
-		}
-		total.Arrivals[i] = a * weight[i]
+		total.Arrivals[i] = a * w.work[i]
 	}
 	top := total.quantile(0.999)
 	if top <= 0 {
@@ -263,7 +257,6 @@ func (w *World) calibrate() error {
 		return fmt.Errorf("%w: %s has no work in it", ErrTrace, w.trace.Name)
 	}
 	unit := w.cfg.Peak * 60 / top // replica-seconds of weight 1
-	w.work = weight
 	requests, work := 0.0, 0.0
 	for i, a := range w.trace.Arrivals {
 		w.work[i] *= unit
@@ -272,6 +265,32 @@ func (w *World) calibrate() error {
 	}
 	w.service = work / requests * float64(w.cfg.Slots)
 	return nil
+}
+
+// weights is the work of a request of each minute, in any unit: 1 without
+// tokens; with them, the seconds that they take. A minute whose tokens nobody
+// counted has the mean.
+func (w *World) weights() []float64 {
+	out := make([]float64, len(w.trace.Arrivals))
+	if !w.cfg.Tokens {
+		fill(out, 1)
+		return out
+	}
+	seconds, requests := 0.0, 0.0
+	for i, a := range w.trace.Arrivals {
+		k := w.trace.Tokens[i]
+		if s := k.In/w.cfg.PrefillRate + k.Out/w.cfg.DecodeRate; a > 0 && s > 0 {
+			out[i] = s / a
+			seconds += s
+			requests += a
+		}
+	}
+	for i := range out {
+		if out[i] == 0 && requests > 0 {
+			out[i] = seconds / requests
+		}
+	}
+	return out
 }
 
 // dispersion is the variance of the minutes over their mean, taken from the
