@@ -30,12 +30,18 @@ type play struct {
 
 func raise(t *testing.T) *play {
 	t.Helper()
+	return raiseWith(t, stage.Config{Boot: time.Second, ScaleInAfter: 5 * time.Second})
+}
+
+func raiseWith(t *testing.T, cfg stage.Config) *play {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "gpupool-e2e-") // t.TempDir's names have characters that the lab's command lines cannot
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
-	st, err := stage.Up(ctx, stage.Config{Dir: dir, Boot: time.Second, ScaleInAfter: 5 * time.Second, Progress: func(m string) { t.Log(m) }})
+	cfg.Dir, cfg.Progress = dir, func(m string) { t.Log(m) }
+	st, err := stage.Up(ctx, cfg)
 	if err != nil {
 		cancel()
 		t.Fatalf("%v\nlogs are in %s", err, dir)
@@ -202,6 +208,27 @@ func TestPowerLoss(t *testing.T) {
 		t.Errorf("the other job did not run to its end in one piece: %v, %v", after, err)
 	}
 	p.ok(p.Scale(p.ctx, 0))
+	p.ok(p.UntilAllOff(p.ctx))
+}
+
+// TestNeverBoots: the first host that is powered on does not come up. Another
+// one is tried, the job runs there, and the first ends powered off.
+func TestNeverBoots(t *testing.T) {
+	p := raiseWith(t, stage.Config{Boot: time.Second, ScaleInAfter: 5 * time.Second, BootTimeout: 20 * time.Second})
+	dead := p.Hosts()[0]
+	p.ok(dead.SetBootDelay(time.Hour))
+
+	p.ok(p.Train(p.ctx, 1, 2, 5*time.Second))
+	p.ok(dead.UntilPower(p.ctx, true))
+	alloc, err := p.UntilAlloc(p.ctx, "train", nomadapi.AllocClientStatusRunning)
+	p.ok(err)
+	if p.hostOf(alloc) == dead {
+		t.Fatalf("the job runs on %s, which has not booted", dead.Name)
+	}
+	p.ok(dead.UntilPower(p.ctx, false))
+	p.ok(p.UntilBoard(p.ctx, dead.Name+" is off by the board too", func(b board.Pool) bool { return b.Status.Hosts[0].Phase == "off" }))
+	_, err = p.UntilAlloc(p.ctx, "train", nomadapi.AllocClientStatusComplete)
+	p.ok(err)
 	p.ok(p.UntilAllOff(p.ctx))
 }
 

@@ -32,6 +32,7 @@ type Config struct {
 	Boot     time.Duration // from power-on to the start of the operating system
 	Progress func(string)
 
+	BootTimeout        time.Duration // of the pool; 0 means 2 min
 	EvaluationInterval time.Duration // of the autoscaler; 0 means 2 s
 	ScaleInAfter       time.Duration // surplus before it goes; 0 means 10 s
 }
@@ -51,6 +52,9 @@ type Stage struct {
 func Up(ctx context.Context, cfg Config) (*Stage, error) {
 	if cfg.Hosts == 0 {
 		cfg.Hosts = 3
+	}
+	if cfg.BootTimeout == 0 {
+		cfg.BootTimeout = 2 * time.Minute
 	}
 	if cfg.EvaluationInterval == 0 {
 		cfg.EvaluationInterval = 2 * time.Second
@@ -126,9 +130,9 @@ func (s *Stage) inventory() string {
   gpus_per_host    = 2
   max_booting      = 3
   max_draining     = 3
-  boot_timeout     = "2m"
-  soft_off_timeout = "1m"
-  power_confirm    = "20s"
+  boot_timeout     = "%s"
+  soft_off_timeout = "30s"
+  power_confirm    = "15s"
   poll             = "1s"
   stale_after      = "15s"
   fence            = "5s"
@@ -139,7 +143,7 @@ func (s *Stage) inventory() string {
     cipher_suite = 3
     min_interval = "0s"
   }
-`, PoolName, s.Hosts()[0].User)
+`, PoolName, s.config.BootTimeout, s.Hosts()[0].User)
 	for _, h := range s.Hosts() {
 		fmt.Fprintf(&b, "\n  host %q {\n    power { address = %q }\n  }\n", h.Name, h.BMC)
 	}

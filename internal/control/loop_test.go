@@ -188,7 +188,7 @@ func TestThereAndBack(t *testing.T) {
 		expect(t, s.did(), "cordon gpu-1, drain gpu-1, soft-off gpu-1")
 		s.want = 1
 		s.run(t, 5)
-		expect(t, s.did(), "power-on gpu-1, enable gpu-1")
+		expect(t, s.did(), "power-on gpu-2, enable gpu-2") // the one with less wear today
 		if got := s.intents["gpu-1"]; got.Gen != 7 || got.SettledAt.IsZero() || got.Why == "" {
 			t.Errorf("the last intent lacks its generation, outcome or reason: %+v", got)
 		}
