@@ -202,7 +202,7 @@ func (f *simulateFlags) read(ctx context.Context) (sim.Trace, error) {
 	if err != nil {
 		return sim.Trace{}, fmt.Errorf("--trace: %w", err)
 	}
-	defer file.Close()
+	defer func() { _ = file.Close() }() // read only: there is nothing to lose
 	return sim.ReadTrace(file, filepath.Base(f.trace))
 }
 
@@ -223,13 +223,13 @@ func newProgress(w io.Writer) *progress {
 func (p *progress) step(done, all int, what string) {
 	if p.on && time.Since(p.begin) > 500*time.Millisecond {
 		p.shown = true
-		fmt.Fprintf(p.w, "\r\x1b[K%d of %d: %s", done, all, what)
+		_, _ = fmt.Fprintf(p.w, "\r\x1b[K%d of %d: %s", done, all, what)
 	}
 }
 
 func (p *progress) clear() {
 	if p.shown {
-		fmt.Fprint(p.w, "\r\x1b[K")
+		_, _ = fmt.Fprint(p.w, "\r\x1b[K")
 	}
 }
 
@@ -244,7 +244,7 @@ func writeHTML(name string, r *sim.Report) (err error) {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name()) // after the rename it is not there any more
+	defer func() { _ = os.Remove(f.Name()) }() // after the rename it is not there any more
 	err = htmlreport.Write(f, r, htmlreport.Options{Command: commandLine(os.Args)})
 	if err := errors.Join(err, f.Chmod(0o644), f.Close()); err != nil {
 		return err

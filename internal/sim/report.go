@@ -115,54 +115,63 @@ func (r *Report) WriteJSON(w io.Writer) error {
 
 // WriteText writes the report as a table for people.
 func (r *Report) WriteText(w io.Writer) error {
+	var b strings.Builder
 	t := r.Trace
-	fmt.Fprintf(w, "%s: %s requests in %s, mean %s a minute, peak minute %s\n", t.Name, count(t.Requests), days(t.Days),
+	fmt.Fprintf(&b, "%s: %s requests in %s, mean %s a minute, peak minute %s\n", t.Name, count(t.Requests), days(t.Days),
 		count(t.MeanPerMin), count(t.MaxPerMin))
-	fmt.Fprintf(w, "a replica starts in %s and serves %d requests at once, %s each; the p99.9 minute keeps %s busy\n",
+	fmt.Fprintf(&b, "a replica starts in %s and serves %d requests at once, %s each; the p99.9 minute keeps %s busy\n",
 		seconds(r.LeadS), r.Slots, seconds(r.ServiceS), count(r.Peak))
-	fmt.Fprintf(w, "on time: %s of requests wait at most %s; the first %s is not scored; %s world, seed %d\n\n",
+	fmt.Fprintf(&b, "on time: %s of requests wait at most %s; the first %s is not scored; %s world, seed %d\n\n",
 		percent(r.SLO), seconds(r.SLOWaitS), seconds(r.WarmupS), r.World, r.Seed)
+	r.table(&b)
+	r.fronts(&b)
+	_, err := io.WriteString(w, b.String())
+	return err
+}
 
-	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(tw, "policy\tGPU-hours\tx bound\ton time\tworst day\tp50\tp95\tp99 wait\tbusy\tstarts\tmax queue\tkWh\tcost\t")
-	fmt.Fprintf(tw, "lower bound\t%.0f\t1.00\t%s\t\t\t\t\t\t\t\t\t\t\n", r.Bound.GPUHours, percent(r.Bound.Attainment))
+// table writes a row for each policy.
+func (r *Report) table(b *strings.Builder) {
+	var rows strings.Builder
+	rows.WriteString("policy\tGPU-hours\tx bound\ton time\tworst day\tp50\tp95\tp99 wait\tbusy\tstarts\tmax queue\tkWh\tcost\t\n")
+	fmt.Fprintf(&rows, "lower bound\t%.0f\t1.00\t%s\t\t\t\t\t\t\t\t\t\t\n", r.Bound.GPUHours, percent(r.Bound.Attainment))
+	late := false
 	for _, p := range r.Policies {
 		mark := ""
 		if p.Attainment < r.SLO {
-			mark = " *"
+			mark, late = " *", true
 		}
-		fmt.Fprintf(tw, "%s\t%.0f\t%.2f\t%s\t%s\t%s\t%s\t%s\t%.0f%%\t%d\t%s\t%.0f\t%.0f\t%s\n", p.Name, p.GPUHours, p.CostRatio,
+		fmt.Fprintf(&rows, "%s\t%.0f\t%.2f\t%s\t%s\t%s\t%s\t%s\t%.0f%%\t%d\t%s\t%.0f\t%.0f\t%s\n", p.Name, p.GPUHours, p.CostRatio,
 			percent(p.Attainment), percent(p.WorstDay), seconds(p.WaitP50S), seconds(p.WaitP95S), seconds(p.WaitP99S),
 			100*p.Utilization, p.PowerCycles, count(p.MaxBacklog), p.EnergyKWh, p.Cost, mark)
 	}
-	if err := tw.Flush(); err != nil {
-		return err
+	align(b, rows.String())
+	if late {
+		fmt.Fprintf(b, "\n* fewer than %s on time: its cost does not compare with those that kept it\n", percent(r.SLO))
 	}
-	for _, p := range r.Policies {
-		if p.Attainment < r.SLO {
-			fmt.Fprintf(w, "\n* fewer than %s on time: its cost does not compare with those that kept it\n", percent(r.SLO))
-			break
-		}
-	}
-	return r.writeFront(w)
 }
 
-func (r *Report) writeFront(w io.Writer) error {
+// fronts writes a table for each policy whose knob was swept.
+func (r *Report) fronts(b *strings.Builder) {
 	for _, p := range r.Policies {
 		if len(p.Front) == 0 {
 			continue
 		}
-		fmt.Fprintf(w, "\n%s by %s:\n", p.Name, p.Knob)
-		tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-		fmt.Fprintf(tw, "%s\tGPU-hours\tx bound\ton time\tworst day\t\n", p.Knob)
+		fmt.Fprintf(b, "\n%s by %s:\n", p.Name, p.Knob)
+		var rows strings.Builder
+		fmt.Fprintf(&rows, "%s\tGPU-hours\tx bound\ton time\tworst day\t\n", p.Knob)
 		for _, f := range p.Front {
-			fmt.Fprintf(tw, "%g\t%.0f\t%.2f\t%s\t%s\t\n", f.Knob, f.GPUHours, f.CostRatio, percent(f.Attainment), percent(f.WorstDay))
+			fmt.Fprintf(&rows, "%g\t%.0f\t%.2f\t%s\t%s\t\n", f.Knob, f.GPUHours, f.CostRatio, percent(f.Attainment), percent(f.WorstDay))
 		}
-		if err := tw.Flush(); err != nil {
-			return err
-		}
+		align(b, rows.String())
 	}
-	return nil
+}
+
+// align writes cells that end in tabs as columns, flush right. A Builder takes
+// all that is written to it, so there is no error to look at.
+func align(b *strings.Builder, rows string) {
+	tw := tabwriter.NewWriter(b, 0, 0, 2, ' ', tabwriter.AlignRight)
+	_, _ = io.WriteString(tw, rows)
+	_ = tw.Flush()
 }
 
 // percent never rounds up to 100 %: "100.00%" is every single one.

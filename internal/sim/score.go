@@ -311,7 +311,7 @@ type timeline struct {
 	t     *Timeline
 }
 
-func newTimeline(w *World, end int) *timeline {
+func newTimeline(w *World) *timeline {
 	l := &timeline{every: ticks(w.cfg.Timeline)}
 	if l.every > 0 {
 		l.t = &Timeline{StepS: float64(l.every) * tickSeconds}

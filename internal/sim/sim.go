@@ -58,6 +58,7 @@ const (
 // Engine is how requests are served.
 type Engine string
 
+// The engines.
 const (
 	Fluid    Engine = "fluid"    // amounts and cohorts; fast
 	Requests Engine = "requests" // each request in its slot; exact
@@ -354,9 +355,7 @@ func (w *World) Setup(knob float64) Setup {
 
 // Run tries one policy, with its knob at the given value.
 func (w *World) Run(spec Spec, knob float64) PolicyReport {
-	setup := w.Setup(knob)
-	p := spec.New(setup)
-	r := w.run(p, setup)
+	r := w.run(spec.New(w.Setup(knob)))
 	r.Name, r.About, r.Knob, r.KnobValue = spec.Name, spec.About, spec.Knob.Name, knob
 	return r
 }
@@ -382,7 +381,7 @@ type served struct {
 }
 
 // run is the loop: decide, start and stop, serve, measure.
-func (w *World) run(p Policy, setup Setup) PolicyReport {
+func (w *World) run(p Policy) PolicyReport {
 	c := w.cfg
 	end := len(w.arrivals)
 	score := newScore(c, w.scored, end)
@@ -395,7 +394,7 @@ func (w *World) run(p Policy, setup Setup) PolicyReport {
 	pool := newFleet(c)
 	pool.begin(w.initial())
 	seen := newMeter(w, end)
-	every, line := ticks(c.Interval), newTimeline(w, end)
+	every, line := ticks(c.Interval), newTimeline(w)
 	for now := 0; now < end; now++ {
 		pool.advance(now)
 		if now%every == 0 {

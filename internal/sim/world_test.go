@@ -22,10 +22,7 @@ func fixed(counts ...int) Spec {
 	return Spec{Name: "fixed", New: func(Setup) Policy { return &script{counts: counts} }}
 }
 
-type script struct {
-	counts []int
-	seen   []Observation
-}
+type script struct{ counts []int }
 
 func (s *script) Name() string { return "fixed" }
 
@@ -246,7 +243,7 @@ func (s spyPolicy) Decide(now time.Time, o Observation) plan.Decision {
 // short against the wait.
 func TestEnginesAgree(t *testing.T) {
 	trace := Generate(Shape{Days: 2, Mean: 250, Day: 0.6, Noise: 3, Wander: 0.05, Bursts: 3, Jumps: []Jump{{1.3, 1.8}}}, 4)
-	for _, policy := range []string{"tracking", "tracking-queue", "predictive", "static-p99"} {
+	for _, policy := range []string{"tracking", "tracking-queue", "hpa", "static-p99"} {
 		spec, _ := Lookup(policy)
 		var got [2]PolicyReport
 		for i, e := range []Engine{Fluid, Requests} {

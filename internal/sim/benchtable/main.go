@@ -47,7 +47,7 @@ func run(args []string, out, progress io.Writer) error {
 		for _, peak := range o.peaks {
 			reports := make([]*sim.Report, len(traces))
 			for i, t := range traces {
-				fmt.Fprintf(progress, "lead %s, peak %g, %s\n", lead, peak, t.Name)
+				_, _ = fmt.Fprintf(progress, "lead %s, peak %g, %s\n", lead, peak, t.Name)
 				if reports[i], err = sim.Simulate(sim.Config{Lead: lead, Peak: peak}, t, sim.Options{Policies: o.policies}); err != nil {
 					return fmt.Errorf("%s: %w", t.Name, err)
 				}
@@ -116,8 +116,7 @@ func read(dir string) ([]sim.Trace, error) {
 			return nil, err
 		}
 		t, err := sim.ReadTrace(f, strings.TrimSuffix(filepath.Base(name), ".csv"))
-		f.Close()
-		if err != nil {
+		if err := errors.Join(err, f.Close()); err != nil {
 			return nil, err
 		}
 		traces = append(traces, t)
