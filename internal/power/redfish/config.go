@@ -102,8 +102,22 @@ type settings struct {
 	limits   power.Limits
 }
 
-// endpoint is the URL that paths are appended to.
-func (s settings) endpoint() string { return "https://" + s.address }
+// endpoint is the URL that paths are appended to. The port that https has
+// anyway is left out, which the Host header of browsers lacks too.
+func (s settings) endpoint() string {
+	_, port := splitAddress(s.address)
+	u := url.URL{Scheme: "https", Host: s.address}
+	if port == strconv.Itoa(DefaultPort) {
+		u.Host = strings.TrimSuffix(s.address, ":"+port)
+	}
+	return u.String()
+}
+
+// splitAddress splits an address that parseAddress made.
+func splitAddress(address string) (host, port string) {
+	host, port, _ = net.SplitHostPort(address) // it is right by construction
+	return host, port
+}
 
 func (c *Config) parse() (settings, error) {
 	s := settings{

@@ -2,7 +2,6 @@ package redfish
 
 import (
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
@@ -145,7 +144,7 @@ var errElsewhere = errors.New("it points to another host, which does not get the
 func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 	x := new(exchange)
 	g.last.Store(x)
-	if req.URL.Scheme != "https" || req.URL.Host != g.address {
+	if !sameHost(req.URL, g.address) {
 		return nil, errElsewhere
 	}
 	ctx := httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
@@ -172,11 +171,14 @@ func (g *guard) redirect(req *http.Request, via []*http.Request) error {
 	if (first != http.MethodGet && first != http.MethodHead) || len(via) > maxRedirects {
 		return http.ErrUseLastResponse
 	}
-	if req.URL.Scheme != "https" || req.URL.Host != g.address {
+	if !sameHost(req.URL, g.address) {
 		return errElsewhere
 	}
 	return nil
 }
+
+// forget makes [guard.seen] say that nothing was sent, until something is.
+func (g *guard) forget() { g.last.Store(nil) }
 
 // seen is what came of the last request.
 func (g *guard) seen() (written bool, status int, header http.Header) {
@@ -191,7 +193,6 @@ func (g *guard) seen() (written bool, status int, header http.Header) {
 // not about that.
 func tlsMend(err error) string {
 	var unverified *tls.CertificateVerificationError
-	var alert tls.AlertError
 	var record tls.RecordHeaderError
 	var pin errPin
 	switch {
@@ -200,16 +201,10 @@ func tlsMend(err error) string {
 	case errors.As(err, &unverified) && len(unverified.UnverifiedCertificates) > 0:
 		seen := fingerprint(unverified.UnverifiedCertificates[0])
 		return fmt.Sprintf("its certificate is not trusted: %v; set ca_file, or, once you have compared it with what the BMC itself shows, fingerprint = %q", unverified.Err, seen)
-	case errors.As(err, &record):
+	case errors.As(err, &record), errors.Is(err, http.ErrSchemeMismatch):
 		return "it does not speak TLS on that port; correct address, or enable HTTPS in the BMC"
-	case errors.As(err, &alert), strings.Contains(err.Error(), "tls: server selected unsupported protocol version"),
-		strings.Contains(err.Error(), "tls: protocol version not supported"):
-		return fmt.Sprintf("TLS 1.2 or newer could not be agreed on: %v; update the BMC's firmware", err)
+	case strings.Contains(err.Error(), "protocol version"): // crypto/tls has no type for its own alerts
+		return "it offers no TLS 1.2 or newer; update the BMC's firmware"
 	}
 	return ""
-}
-
-// withoutCancel is a context to log out with after the call's own has ended.
-func withoutCancel(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.WithoutCancel(ctx), limit)
 }

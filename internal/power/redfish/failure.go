@@ -1,0 +1,192 @@
+package redfish
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/stmcginnis/gofish/schemas"
+
+	"github.com/gpupool/gpupool/internal/power"
+)
+
+// answer is what came of a request that failed.
+type answer struct {
+	change  bool   // it was a change, not a read
+	written bool   // it may have reached the service
+	status  int    // of HTTP, 0 if there was no answer
+	text    string // what the service said, as it said it
+}
+
+// Substrings of message identifiers and texts, in lower case.
+var (
+	saysLicence     = []string{"licens"}                                                                                                                                 // Supermicro SMC.1.0.OemLicenseNotPassed (ironic-image#688), iDRAC "No sufficient LICENSE"
+	saysSessions    = []string{"sessionlimitexceeded", "rac0218", "maximum number of user sessions"}                                                                     // Base; iDRAC (gofish#75)
+	saysUnsupported = []string{"actionnotsupported", "actionparameternotsupported", "actionparameterunknown", "actionparametervaluenotinlist", "propertyvaluenotinlist"} // Base registry
+)
+
+// quirks are answers that mean something else than their HTTP status says. The
+// first that fits counts.
+var quirks = []struct {
+	status []int // any if empty
+	says   []string
+	change bool // only of a change
+	class  error
+	means  string
+}{
+	{[]int{400, 403, 405, 501}, saysLicence, false, power.ErrRefused, "the BMC lacks a licence for this; activate the one that it names, or use the ipmi driver"},
+	{nil, saysSessions, false, power.ErrUnreachable, "all of its sessions are in use; close other tools, or wait for them to time out"},
+	{[]int{400, 404, 409, 422}, saysUnsupported, true, power.ErrUnsupported, "it does not have this reset"},
+}
+
+// class is what an answer means for the caller, with what to do about it where
+// that is known.
+func (a answer) class() (class error, means string) {
+	said := strings.ToLower(a.text)
+	for _, q := range quirks {
+		if (len(q.status) == 0 || slices.Contains(q.status, a.status)) && (a.change || !q.change) && a.status >= 400 &&
+			slices.ContainsFunc(q.says, func(s string) bool { return strings.Contains(said, s) }) {
+			if a.change && q.class == power.ErrUnreachable {
+				return power.ErrRefused, q.means // it answered the change: it said no
+			}
+			return q.class, q.means
+		}
+	}
+	switch {
+	case a.status == 0 && a.change && a.written:
+		return power.ErrAmbiguous, "the command was sent once and not answered"
+	case a.status == 0:
+		return power.ErrUnreachable, ""
+	case a.status < 300 && !a.change:
+		return power.ErrUnreachable, "its answer cannot be read"
+	case a.status < 300:
+		return power.ErrAmbiguous, "its answer to the command cannot be read"
+	case a.status < 400:
+		return power.ErrRefused, "it answers with a redirect; correct address"
+	case a.status == http.StatusUnauthorized:
+		return power.ErrAuth, "wrong password, no such user, or an account that is locked"
+	case a.status == http.StatusForbidden && a.change:
+		return power.ErrRefused, "the account may not do this; give it the role Operator (privilege ConfigureComponents)"
+	case a.status == http.StatusForbidden:
+		return power.ErrAuth, "the account is locked, expired, or may not log in over Redfish"
+	case (a.status == http.StatusMethodNotAllowed || a.status == http.StatusNotImplemented) && a.change:
+		return power.ErrUnsupported, "it has no reset action"
+	case a.status == http.StatusNotFound && !a.change:
+		return power.ErrRefused, "it has no such resource; is Redfish enabled in the BMC, and system right?"
+	case a.status == http.StatusConflict:
+		return power.ErrRefused, "the resource is in use, or in a state that forbids this"
+	case (a.status == http.StatusTooManyRequests || a.status == http.StatusServiceUnavailable) && a.change:
+		return power.ErrRefused, "it is busy"
+	case a.status == http.StatusTooManyRequests, a.status >= 500 && !a.change:
+		return power.ErrUnreachable, ""
+	case a.status >= 500:
+		return power.ErrAmbiguous, "it failed on the command, or behind it"
+	}
+	return power.ErrRefused, ""
+}
+
+// failure classifies what gofish returned for the last request.
+func (d *Driver) failure(err error, change bool) error {
+	written, status, header := d.guard.seen()
+	if errors.Is(err, errElsewhere) {
+		return fmt.Errorf("%w: %w", power.ErrRefused, errElsewhere)
+	}
+	a := answer{change: change, written: written, status: status, text: err.Error()}
+	if status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable {
+		d.restUntil = restUntil(header.Get("Retry-After"), time.Now())
+	}
+	class, means := a.class()
+	var parts []string
+	if means != "" {
+		parts = append(parts, means)
+	}
+	switch {
+	case status >= 300:
+		parts = append(parts, d.quote(err), "HTTP "+strconv.Itoa(status))
+	case tlsMend(err) != "":
+		parts = append(parts, tlsMend(err))
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		parts = append(parts, "no answer")
+	default:
+		parts = append(parts, d.quote(err))
+	}
+	parts = slices.DeleteFunc(parts, func(s string) bool { return s == "" })
+	text := d.config.brief(strings.Join(parts, ": "))
+	// The text is the service's own in part, so that it is no format.
+	if cause := contextError(err); cause != nil {
+		return fmt.Errorf("%w: %s: %w", class, text, cause)
+	}
+	return fmt.Errorf("%w: %s", class, text)
+}
+
+// contextError is the end of the call in an error, if that is in it.
+func contextError(err error) error {
+	for _, end := range []error{context.DeadlineExceeded, context.Canceled} {
+		if errors.Is(err, end) {
+			return end
+		}
+	}
+	return nil
+}
+
+// quote is what a service said, in words if it says any. Only the beginning of
+// a long answer is kept.
+func (d *Driver) quote(err error) string {
+	var said *schemas.Error
+	if !errors.As(err, &said) {
+		return err.Error()
+	}
+	var texts []string
+	for _, m := range said.ExtendedInfos {
+		texts = append(texts, strings.TrimSpace(m.MessageID+" "+m.Message))
+	}
+	if len(texts) == 0 {
+		texts = []string{strings.TrimSpace(said.Code + " " + said.Message)}
+	}
+	return strings.Join(texts, "; ")
+}
+
+const (
+	defaultRest = 5 * time.Second // where a busy service does not say how long
+	maxRest     = 5 * time.Minute // and where it says more than anyone waits
+)
+
+// restUntil reads Retry-After: RFC 9110 section 10.2.3.
+func restUntil(text string, now time.Time) time.Time {
+	rest := defaultRest
+	if seconds, err := strconv.ParseUint(text, 10, 31); err == nil {
+		rest = time.Duration(seconds) * time.Second
+	} else if at, err := http.ParseTime(text); err == nil {
+		rest = at.Sub(now)
+	}
+	return now.Add(min(max(rest, 0), maxRest))
+}
+
+// brief cuts a text to a line of a log, printable and without the password in
+// any form that it is sent in.
+func (s settings) brief(text string) string {
+	const most = 400
+	if password := s.password.Reveal(); password != "" {
+		quoted, _ := json.Marshal(password)
+		text = strings.NewReplacer(
+			base64.StdEncoding.EncodeToString([]byte(s.username+":"+password)), "(redacted)",
+			string(quoted[1:len(quoted)-1]), "(redacted)",
+			password, "(redacted)",
+		).Replace(text)
+	}
+	text = strings.Join(strings.FieldsFunc(text, func(r rune) bool {
+		return unicode.IsSpace(r) || !unicode.IsPrint(r)
+	}), " ")
+	if len(text) > most {
+		text = strings.ToValidUTF8(text[:most], "") + "…"
+	}
+	return text
+}
