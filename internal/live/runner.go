@@ -1,9 +1,11 @@
 package live
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -11,6 +13,7 @@ import (
 
 	"github.com/gpupool/gpupool/internal/consul"
 	"github.com/gpupool/gpupool/internal/control"
+	"github.com/gpupool/gpupool/internal/pluginhost"
 	"github.com/gpupool/gpupool/internal/pool"
 )
 
@@ -20,6 +23,8 @@ type RunnerConfig struct {
 	Site   *Site
 	Consul *consul.Client
 	Limits pool.Limits
+	// Max is the most hosts that the loop keeps on, whatever is wanted.
+	Max int
 	// Poll is the time between ticks while nothing is under way. After a tick
 	// that did something the next one comes after a fifth of it, since the
 	// next step usually only waits for another look.
@@ -38,42 +43,41 @@ type Runner struct {
 	lease   *consul.Lease
 	loop    *control.Loop
 	log     hclog.Logger
+	tell    *teller       // only the goroutine of Run uses it
 	kick    chan struct{} // asks for a tick now
 	done    chan struct{} // closed when Run has returned
 
-	mu    sync.Mutex
-	state State
-	want  consul.Want // as last read or written
-
-	// Only the goroutine of Run touches these.
-	since    map[string]time.Time  // by host, when its phase began
-	phase    map[string]pool.Phase // by host, as last told
-	lastErr  string
-	lastNote string
-	told     time.Time // when the status was last published
+	mu   sync.Mutex
+	want consul.Want    // as last read or written; Rev is 0 if there is none
+	last control.Report // of the last tick that decided
+	why  string         // why the last tick did not decide; empty if it did
 }
 
-// State is what a runner knows, as of its last tick.
+// State is what a runner knows at one moment. What it refers to is shared and
+// must not be changed.
 type State struct {
-	Holder    bool      // it holds the lease, so it is this process that acts
-	Why       string    // why it does not act: lease, Consul, Nomad; empty if it does
-	Want      int       // hosts
-	WantKnown bool      // false until a count was ever wanted, or adopted
-	TickAt    time.Time // when the last tick that decided something ended
-	Decision  pool.Decision
+	// Ready: this process holds the pool's lease, has looked at the hosts
+	// since it won it, and knows what is wanted. It stays so while Nomad or a
+	// BMC is away.
+	Ready bool
+	Why   string // why it is not ready, or decides nothing at the moment; empty if neither
+	Want  int    // hosts; not more than the pool's max
+	// At and Decision are of the last tick that decided, however long ago.
+	At       time.Time
+	Decision pool.Decision
 }
 
 // NewRunner makes a runner. It does no I/O.
 func NewRunner(cfg RunnerConfig) *Runner {
+	log := cfg.Log.With("pool", cfg.Pool)
 	r := &Runner{
-		cfg: cfg, records: cfg.Consul.Pool(cfg.Pool), log: cfg.Log.With("pool", cfg.Pool),
+		cfg: cfg, records: cfg.Consul.Pool(cfg.Pool), log: log, tell: newTeller(log),
 		kick: make(chan struct{}, 1), done: make(chan struct{}),
-		since: map[string]time.Time{}, phase: map[string]pool.Phase{},
-		state: State{Why: "starting"},
 	}
 	r.lease = r.records.NewLease(cfg.Lease)
 	r.loop = control.New(control.Config{
 		World: cfg.Site, Store: store{r}, Limits: cfg.Limits, Ambiguous: Ambiguous,
+		ActTimeout: actTimeout(cfg.Lease.TTL),
 		Lease: func(now time.Time) (uint64, time.Time, bool) {
 			h, ok := r.lease.Held(now)
 			return h.Gen, h.Until, ok
@@ -82,11 +86,50 @@ func NewRunner(cfg RunnerConfig) *Runner {
 	return r
 }
 
-// State is what the runner knows now.
+// actTimeout is the longest that one act may take under a lease of that TTL. A
+// lease that is well has between 7/15 of its TTL left, just before a renewal,
+// and 12/15, just after: an act that wanted more than the former could be begun
+// only at times, or never.
+func actTimeout(ttl time.Duration) time.Duration {
+	return cmp.Or(ttl, consul.DefaultTTL) * 2 / 5
+}
+
+// State is what the runner knows now. It waits for nothing.
 func (r *Runner) State() State {
+	hold, held := r.lease.Held(time.Now())
+	lost := r.lease.Err()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.state
+	s := State{Why: r.why, Want: r.allowed(r.want.Count), At: r.last.At, Decision: r.last.Decision}
+	switch {
+	case !held && lost != nil:
+		s.Why = lost.Error()
+	case !held:
+		s.Why = "the pool's lease ran out before it was renewed"
+	case r.last.Gen != hold.Gen:
+		// Another process may have acted, and wanted, until a moment ago.
+		s.Why = cmp.Or(r.why, "it has just won the pool's lease, and looks at the hosts first")
+	case r.want.Rev == 0:
+		s.Why = cmp.Or(r.why, "no count is wanted: there is no record of one")
+	default:
+		s.Ready = true
+	}
+	return s
+}
+
+// allowed is a count within the pool's max.
+func (r *Runner) allowed(n int) int { return min(n, r.cfg.Max) }
+
+// Plan is what the loop would decide now if n hosts were wanted, from what it
+// saw last. Nothing is read, written or done. The error is the law that the
+// decision would break, in which case the loop would do nothing of it.
+func (r *Runner) Plan(n int) (pool.Decision, error) {
+	r.mu.Lock()
+	snapshot := r.last.Snapshot
+	r.mu.Unlock()
+	now, n := time.Now(), r.allowed(n)
+	d := pool.Reconcile(now, n, snapshot, r.cfg.Limits)
+	return d, pool.Check(now, n, snapshot, d.Actions, r.cfg.Limits)
 }
 
 // Run ticks until ctx ends. The lease is given back last: the moment that it
@@ -95,10 +138,14 @@ func (r *Runner) Run(ctx context.Context) {
 	defer close(r.done)
 	held, release := context.WithCancel(context.WithoutCancel(ctx))
 	var lease sync.WaitGroup
-	lease.Go(func() { r.lease.Run(held) })
+	lease.Go(func() { pluginhost.Keep(held, r.log, "lease", r.lease.Run) })
 	defer lease.Wait()
 	defer release()
-	defer r.cfg.Site.Close() //nolint:errcheck // nothing is left to do about it
+	defer func() {
+		if err := r.cfg.Site.Close(); err != nil {
+			r.log.Warn("power drivers did not close in order", "error", err)
+		}
+	}()
 
 	for ctx.Err() == nil {
 		next := r.tick(ctx)
@@ -114,8 +161,15 @@ func (r *Runner) Run(ctx context.Context) {
 func (r *Runner) Done() <-chan struct{} { return r.done }
 
 // tick runs the loop once and returns how long to wait for the next.
-func (r *Runner) tick(ctx context.Context) time.Duration {
-	report, err := r.safeTick(ctx)
+func (r *Runner) tick(ctx context.Context) (next time.Duration) {
+	defer func() {
+		// A bug must not end the plugin, which nothing would start again.
+		if p := recover(); p != nil {
+			r.trouble(newBug("running the control loop", p))
+			next = r.cfg.Poll
+		}
+	}()
+	report, err := r.loop.Tick(ctx)
 	switch {
 	case ctx.Err() != nil:
 		return 0
@@ -125,110 +179,108 @@ func (r *Runner) tick(ctx context.Context) time.Duration {
 	case err != nil:
 		r.trouble(err)
 		return r.cfg.Poll
-	case !report.WantKnown:
-		r.adopt(ctx, report)
-		return r.cfg.Poll / 5
 	}
-	r.tell(ctx, report)
-	if len(report.Outcomes) > 0 {
+	if !report.WantKnown {
+		if err := r.adopt(ctx, report.Decision.Have); err != nil {
+			r.trouble(err)
+			return r.cfg.Poll
+		}
+	}
+	r.decided(report)
+	r.tell.report(report, func(s consul.Status) error { return r.records.PutStatus(ctx, r.lease, s) })
+	if !report.WantKnown || slices.ContainsFunc(report.Outcomes, func(o control.Outcome) bool { return o.Done }) {
 		return r.cfg.Poll / 5
 	}
 	return r.cfg.Poll
 }
 
-// safeTick keeps a bug in a tick from ending the plugin, which nothing would
-// start again.
-func (r *Runner) safeTick(ctx context.Context) (report control.Report, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("panic in the control loop: %v", p)
-		}
-	}()
-	return r.loop.Tick(ctx)
-}
-
-// idle keeps a process that is not the holder informed, so that it can answer
-// at once when it becomes one.
+// idle keeps a process that is not the holder informed of what is wanted.
 func (r *Runner) idle(ctx context.Context) {
-	why := "another process holds the lease of this pool"
-	if err := r.lease.Err(); err != nil {
-		why = err.Error()
-	}
-	want, err := r.records.Want(ctx)
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.state.Holder, r.state.Why = false, why
-	if err == nil {
-		r.want, r.state.Want, r.state.WantKnown = want, want.Count, true
-	}
+	r.tell.idle()
+	r.setWhy("")
+	_, _, _ = store{r}.Want(ctx) // the next holder reads it again before it decides
 }
 
+// trouble is a tick that decided nothing.
 func (r *Runner) trouble(err error) {
-	if text := err.Error(); text != r.lastErr {
-		r.lastErr = text
-		r.log.Error("no decision", "error", text)
-	}
+	r.setWhy(err.Error())
+	r.tell.trouble(err)
+}
+
+func (r *Runner) setWhy(why string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	_, r.state.Holder = r.lease.Held(time.Now())
-	r.state.Why = err.Error()
+	r.why = why
+}
+
+func (r *Runner) decided(report control.Report) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.last, r.why = report, ""
 }
 
 // adopt writes a first wanted count: what is there. It happens once in a
-// pool's life, or after all records were lost.
-func (r *Runner) adopt(ctx context.Context, report control.Report) {
-	have := report.Decision.Have
-	err := r.SetWant(ctx, have, fmt.Sprintf("adopted: %d hosts were in service when no count had been wanted yet", have))
-	if err != nil {
-		r.trouble(err)
+// pool's life, or after its record was lost. Whatever somebody else writes
+// meanwhile stands.
+func (r *Runner) adopt(ctx context.Context, have int) error {
+	reason := fmt.Sprintf("adopted: %d hosts were in service or on their way when no count was wanted", have)
+	err := r.write(ctx, consul.Want{}, have, reason)
+	if errors.Is(err, consul.ErrStale) {
+		return nil
 	}
+	return err
 }
 
 // ErrUnchanged is what SetWant answers for the count that is wanted already.
 var ErrUnchanged = errors.New("already wanted")
 
-// SetWant writes the wanted count, last writer wins, and asks for a tick.
+// SetWant writes the wanted count, last writer wins, and asks for a tick. A
+// count above the pool's max is kept as it is and followed as far as max.
 func (r *Runner) SetWant(ctx context.Context, n int, reason string) error {
-	for try := 0; ; try++ {
+	const tries = 4
+	for try := 1; ; try++ {
 		r.mu.Lock()
-		w := r.want
+		now := r.want
 		r.mu.Unlock()
-		if w.Rev != 0 && w.Count == n {
+		if now.Rev != 0 && now.Count == n {
 			return ErrUnchanged
 		}
-		w.Count, w.Reason, w.By, w.At = n, reason, r.cfg.Lease.Holder, time.Now().UTC()
-		w, err := r.records.SetWant(ctx, w)
-		switch {
-		case err == nil:
-			r.setWant(w)
-			r.log.Info("want", "count", n, "reason", reason)
-			select {
-			case r.kick <- struct{}{}:
-			default:
-			}
-			return nil
-		case !errors.Is(err, consul.ErrStale) || try == 3:
+		err := r.write(ctx, now, n, reason)
+		if !errors.Is(err, consul.ErrStale) || try == tries {
 			return err
 		}
-		// Somebody wrote meanwhile: an operator, or an autoscaler that holds
-		// the lease no longer. Write over what is there now, which is nothing
-		// if the record was deleted.
-		switch w, err = r.records.Want(ctx); {
-		case errors.Is(err, consul.ErrNotFound):
-			r.forgetWant()
-		case err != nil:
+		// Somebody wrote or deleted it meanwhile: an operator, or an
+		// autoscaler that holds the lease no longer. Write over what is there.
+		if _, _, err := (store{r}).Want(ctx); err != nil {
 			return err
-		default:
-			r.setWant(w)
 		}
 	}
 }
 
+// write replaces the wanted count that is there now, or makes the first one.
+func (r *Runner) write(ctx context.Context, now consul.Want, n int, reason string) error {
+	w, err := r.records.SetWant(ctx, consul.Want{
+		Count: n, Reason: reason, By: r.cfg.Lease.Holder, At: time.Now().UTC(), Rev: now.Rev,
+	})
+	if err != nil {
+		return err
+	}
+	r.setWant(w)
+	r.log.Info("want", "count", n, "allowed", r.allowed(n), "reason", w.Reason)
+	select {
+	case r.kick <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+// setWant remembers a wanted count, unless a newer one was written while it
+// was read.
 func (r *Runner) setWant(w consul.Want) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if w.Rev >= r.want.Rev {
-		r.want, r.state.Want, r.state.WantKnown = w, w.Count, true
+		r.want = w
 	}
 }
 
@@ -236,71 +288,7 @@ func (r *Runner) setWant(w consul.Want) {
 func (r *Runner) forgetWant() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.want, r.state.WantKnown = consul.Want{}, false
-}
-
-// tell logs what changed, keeps the state, and publishes it for `gpupool
-// status`.
-func (r *Runner) tell(ctx context.Context, report control.Report) {
-	r.lastErr = ""
-	changed := r.logPhases(report)
-	for _, o := range report.Outcomes {
-		if o.Done {
-			r.log.Info("did", "host", o.Host, "do", o.Do.String(), "why", o.Why, "gen", report.Gen)
-		} else {
-			r.log.Warn("could not", "host", o.Host, "do", o.Do.String(), "why", o.Why, "gen", report.Gen, "error", o.Err)
-		}
-	}
-	if note := report.Decision.Note; note != r.lastNote {
-		r.lastNote, changed = note, true
-		if note != "" {
-			r.log.Info("note", "note", note)
-		}
-	}
-	r.mu.Lock()
-	r.state.Holder, r.state.Why = true, ""
-	r.state.TickAt, r.state.Decision = report.At, report.Decision
-	r.mu.Unlock()
-
-	if changed || time.Since(r.told) > time.Minute {
-		if err := r.publish(ctx, report); err != nil {
-			r.log.Warn("cannot publish the status", "error", err)
-			return
-		}
-		r.told = time.Now()
-	}
-}
-
-// logPhases logs one line for each host whose phase changed, and reports
-// whether the status is worth publishing again.
-func (r *Runner) logPhases(report control.Report) bool {
-	changed := len(report.Outcomes) > 0
-	for _, h := range report.Decision.Hosts {
-		from, known := r.phase[h.ID]
-		if known && from == h.Phase {
-			continue
-		}
-		changed = true
-		r.phase[h.ID], r.since[h.ID] = h.Phase, report.At
-		r.log.Info("phase", "host", h.ID, "from", from.String(), "to", h.Phase.String(), "why", h.Why, "power", h.Power.String())
-	}
-	if old := r.State().Decision; !changed && len(old.Hosts) == len(report.Decision.Hosts) {
-		for i, h := range report.Decision.Hosts {
-			changed = changed || h != old.Hosts[i]
-		}
-	}
-	return changed
-}
-
-func (r *Runner) publish(ctx context.Context, report control.Report) error {
-	s := consul.Status{Want: report.Want, At: report.At}
-	for _, h := range report.Decision.Hosts {
-		s.Hosts = append(s.Hosts, consul.HostStatus{
-			ID: h.ID, Power: h.Power.String(), Phase: h.Phase.String(), GPUs: h.GPUs, GPUsBusy: h.GPUsBusy,
-			Why: h.Why, Since: r.since[h.ID],
-		})
-	}
-	return r.records.PutStatus(ctx, r.lease, s)
+	r.want = consul.Want{}
 }
 
 // store is the pool's records under the runner's lease, as the loop wants
@@ -317,7 +305,7 @@ func (s store) Want(ctx context.Context) (int, bool, error) {
 		return 0, false, err
 	}
 	s.r.setWant(w)
-	return w.Count, true, nil
+	return s.r.allowed(w.Count), true, nil
 }
 
 func (s store) Intents(ctx context.Context) (map[string]pool.Intent, error) {

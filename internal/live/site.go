@@ -8,9 +8,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"slices"
+	"sync"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/gpupool/gpupool/internal/consul"
@@ -28,7 +31,7 @@ const (
 )
 
 // Site is one pool as it is. It is safe for concurrent use, and keeps nothing
-// between calls but its connections.
+// between calls but its connections and what it logged.
 type Site struct {
 	hosts  []Host
 	spec   nomad.PoolSpec
@@ -37,6 +40,10 @@ type Site struct {
 	nomad  *nomad.Client
 	consul *consul.Client
 	gather fleet.Config
+	log    hclog.Logger
+
+	mu   sync.Mutex
+	said map[string]bool // node names whose agent's trouble was logged; "" is all agents'
 }
 
 // Host is a configured host and the way to its power.
@@ -54,6 +61,8 @@ type SiteConfig struct {
 	Agent         pool.AgentRule
 	DrainDeadline time.Duration
 	Gather        fleet.Config
+	// Log tells of agents that cannot be read, once each. Default none.
+	Log hclog.Logger
 }
 
 // NewSite makes a site. It does no I/O.
@@ -61,9 +70,12 @@ func NewSite(cfg SiteConfig) *Site {
 	if cfg.Gather.Timeout == 0 {
 		cfg.Gather.Timeout = agentTimeout
 	}
+	if cfg.Log == nil {
+		cfg.Log = hclog.NewNullLogger()
+	}
 	return &Site{
 		hosts: slices.Clone(cfg.Hosts), spec: cfg.Spec, rule: cfg.Agent, drain: cfg.DrainDeadline,
-		nomad: cfg.Nomad, consul: cfg.Consul, gather: cfg.Gather,
+		nomad: cfg.Nomad, consul: cfg.Consul, gather: cfg.Gather, log: cfg.Log, said: make(map[string]bool),
 	}
 }
 
@@ -86,11 +98,13 @@ func (s *Site) Observe(ctx context.Context) (pool.Snapshot, error) {
 	for i, h := range s.hosts {
 		views[i].Host, names[i] = h.Host, h.NodeName
 	}
-	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return s.seeNodes(gctx, names, views) })
-	g.Go(func() error { s.seePower(gctx, views); return nil })
-	agents := make(map[string]sight)
-	g.Go(func() error { agents = s.seeAgents(gctx, names); return nil })
+	// Without Nomad the others are finished all the same: a BMC has few
+	// sessions, and keeps one that was cut off for a minute.
+	var g errgroup.Group
+	var agents map[string]sight
+	g.Go(guard("reading Nomad", func() error { return s.seeNodes(ctx, names, views) }))
+	g.Go(guard("reading the power", func() error { s.seePower(ctx, views); return nil }))
+	g.Go(guard("reading the agents", func() error { agents = s.seeAgents(ctx, names); return nil }))
 	if err := g.Wait(); err != nil {
 		return pool.Snapshot{}, err
 	}
@@ -100,6 +114,32 @@ func (s *Site) Observe(ctx context.Context) (pool.Snapshot, error) {
 		}
 	}
 	return pool.Snapshot{At: time.Now(), Hosts: views}, nil
+}
+
+// guard makes an error of a panic, which in a goroutine would end the process.
+func guard(what string, f func() error) func() error {
+	return func() (err error) {
+		defer func() {
+			if p := recover(); p != nil {
+				err = newBug(what, p)
+			}
+		}()
+		return f()
+	}
+}
+
+// bug is a panic that was recovered from.
+type bug struct {
+	what  string
+	panic any
+	stack string
+}
+
+// newBug must be called by the deferred function that recovered.
+func newBug(what string, p any) *bug { return &bug{what, p, string(debug.Stack())} }
+
+func (b *bug) Error() string {
+	return fmt.Sprintf("panic while %s, which is a bug of gpupool: %v", b.what, b.panic)
 }
 
 func (s *Site) seeNodes(ctx context.Context, names []string, views []pool.View) error {
@@ -138,7 +178,7 @@ func readPower(ctx context.Context, d power.Driver) (state pool.Power, err error
 	defer cancel()
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("panic in the power driver: %v", p)
+			err = newBug("reading the power", p)
 		}
 	}()
 	return d.State(ctx)
@@ -158,8 +198,9 @@ func (s *Site) seeAgents(ctx context.Context, names []string) map[string]sight {
 	}
 	at := time.Now()
 	entries, err := s.consul.Agents(ctx)
+	s.say(ctx, "", err)
 	if err != nil {
-		return nil // unknown, which is the zero value; the loop reads Consul too and will say so
+		return nil // unknown, which is the zero value
 	}
 	seen := make(map[string]sight, len(names))
 	ask := make(map[string]string)
@@ -173,6 +214,7 @@ func (s *Site) seeAgents(ctx context.Context, names []string) map[string]sight {
 		}
 	}
 	for n, r := range fleet.Gather(ctx, s.gather, ask) {
+		s.say(ctx, n, r.Err)
 		if r.Err != nil {
 			seen[n] = sight{pool.Agent{Status: pool.AgentFailing}, r.At}
 			continue
@@ -180,6 +222,20 @@ func (s *Site) seeAgents(ctx context.Context, names []string) map[string]sight {
 		seen[n] = sight{hear(r.Snapshot), r.At}
 	}
 	return seen
+}
+
+// say logs why an agent cannot be read, when it begins. Consul's word on the
+// agents is under the empty name.
+func (s *Site) say(ctx context.Context, node string, err error) {
+	if ctx.Err() != nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil && !s.said[node] {
+		s.log.Warn("cannot read the agent", "node", cmp.Or(node, "all"), "error", err)
+	}
+	s.said[node] = err != nil
 }
 
 func hear(s fleet.Snapshot) pool.Agent {
