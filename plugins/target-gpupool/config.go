@@ -30,6 +30,11 @@ type settings struct {
 
 func readSettings(config map[string]string) (settings, error) {
 	r := pluginconfig.Read(pluginName, config)
+	s := declare(r)
+	return s, r.Err()
+}
+
+func declare(r pluginconfig.Reader) settings {
 	s := settings{
 		pools: r.String("pools", "", "Path of the inventory, pools.hcl.", setting.NotEmpty()),
 		consul: consul.Config{
@@ -40,11 +45,16 @@ func readSettings(config map[string]string) (settings, error) {
 			CertFile:   r.String("consul_cert_file", "", "PEM file of the client certificate for Consul."),
 			KeyFile:    r.String("consul_key_file", "", "PEM file of the key of that certificate."),
 		},
-		lease: r.Duration("lease_ttl", consul.DefaultTTL, "How long a pool is left alone after its actor died. Shorter is faster to fail over; longer rides out slower networks.", setting.Between(consul.MinTTL, consul.MaxTTL)),
+		lease: r.Duration("lease_ttl", consul.DefaultTTL, "How long the lease of a pool outlives its holder. Shorter is faster to fail over; longer rides out slower networks, and gives slow power controllers more time: a power command may take two fifths of it.", setting.Between(consul.MinTTL, consul.MaxTTL)),
 	}
 	s.consul.Token = resolve(r, "consul_token", "ACL token for Consul. Without it CONSUL_HTTP_TOKEN is used.")
 	s.agentToken = resolve(r, "agent_token", "Bearer token that the agents on the hosts ask for, if they do.")
-	return s, r.Err()
+	return s
+}
+
+// declarePolicy reads a policy's target block: the name of its pool.
+func declarePolicy(r pluginconfig.Reader) string {
+	return r.String("pool", "", "The pool of pools.hcl that this policy scales.", setting.NotEmpty())
 }
 
 func resolve(r pluginconfig.Reader, key, doc string) string {
@@ -59,26 +69,40 @@ func resolve(r pluginconfig.Reader, key, doc string) string {
 	return v
 }
 
-// build makes a runner for each pool of the inventory, all of them or none. It
-// reads files and the environment, and does no other I/O.
+// build makes a runner for each pool of the inventory, all of them or none, and
+// reports all mistakes together. It reads files and the environment, and does
+// no other I/O.
 func build(config map[string]string, log hclog.Logger) (map[string]*live.Runner, error) {
-	s, err := readSettings(config)
-	if err != nil {
-		return nil, err
-	}
-	inv, err := inventory.Load(s.pools, drivers.Check)
-	if err != nil {
-		return nil, err
-	}
+	s, wrong := readSettings(config)
+	inv, err := loadInventory(s.pools)
+	wrong = errors.Join(wrong, err)
 	cc, err := consul.New(s.consul)
-	if err != nil {
-		return nil, err
-	}
+	wrong = errors.Join(wrong, named(err))
 	nc, err := nomad.New(nomad.Config{API: nomadconfig.ConfigFromNamespacedMap(config), Logger: log})
-	if err != nil {
-		return nil, err
+	if wrong = errors.Join(wrong, named(err)); wrong != nil {
+		return nil, wrong
 	}
 	return assemble(inv, cc, nc, s, log)
+}
+
+func named(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", pluginName, err)
+}
+
+// loadInventory reads pools.hcl, if it is given: that it is not is a mistake
+// that was reported already.
+func loadInventory(path string) (*inventory.Inventory, error) {
+	if path == "" {
+		return nil, nil
+	}
+	inv, err := inventory.Load(path, drivers.Check)
+	if err != nil {
+		return nil, fmt.Errorf("%s: pools: %w", pluginName, err)
+	}
+	return inv, nil
 }
 
 // assemble makes a runner for each pool. All hosts that cannot be made are
@@ -91,13 +115,9 @@ func assemble(inv *inventory.Inventory, cc *consul.Client, nc *nomad.Client, s s
 	var errs []error
 	for _, p := range inv.Pools {
 		hosts, err := powered(p)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
 		limits := limitsOf(p)
-		if err := limits.Validate(); err != nil {
-			errs = append(errs, fmt.Errorf("pool %s: %w", p.Name, err))
+		if err := errors.Join(err, limits.Validate()); err != nil {
+			errs = append(errs, fmt.Errorf("%s: pools: %s: pool %q: %w", pluginName, s.pools, p.Name, err))
 			continue
 		}
 		site := live.NewSite(live.SiteConfig{
@@ -106,13 +126,17 @@ func assemble(inv *inventory.Inventory, cc *consul.Client, nc *nomad.Client, s s
 			Agent:         limits.Agent,
 			DrainDeadline: p.DrainDeadline,
 			Gather:        fleet.Config{Token: s.agentToken},
+			Log:           log.With("pool", p.Name),
 		})
 		runners[p.Name] = live.NewRunner(live.RunnerConfig{
-			Pool: p.Name, Site: site, Consul: cc, Limits: limits, Poll: p.Poll, Log: log,
+			Pool: p.Name, Site: site, Consul: cc, Limits: limits, Max: p.Max, Poll: p.Poll, Log: log,
 			Lease: consul.LeaseConfig{Holder: holder(), TTL: s.lease, Logger: log},
 		})
 	}
-	return runners, errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return runners, nil
 }
 
 // powered makes the hosts of a pool with their power drivers.
@@ -122,7 +146,7 @@ func powered(p inventory.Pool) ([]live.Host, error) {
 	for _, h := range p.Hosts {
 		d, err := drivers.New(h.Power.Driver, h.Power.Decode)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("pool %s: host %s: %w", p.Name, h.ID, err))
+			errs = append(errs, fmt.Errorf("host %q: power %q: %w", h.ID, h.Power.Driver, err))
 			continue
 		}
 		hosts = append(hosts, live.Host{Host: pool.Host{ID: h.ID, NodeName: h.Node, GPUs: h.GPUs}, Driver: d})
@@ -137,7 +161,9 @@ func limitsOf(p inventory.Pool) pool.Limits {
 		inventory.AgentNone:     pool.AgentNone,
 	}
 	return pool.Limits{
-		Min: p.Min, MaxBooting: p.MaxBooting, MaxDraining: p.MaxDraining,
+		Min: p.Min, Max: p.Max, Spare: p.Spare,
+		Stagger: p.Stagger, MinOn: p.MinOn, CycleBudget: p.CycleBudget,
+		MaxBooting: p.MaxBooting, MaxDraining: p.MaxDraining,
 		PowerConfirm: p.PowerConfirm, BootTimeout: p.BootTimeout,
 		SoftOffTimeout: p.SoftOffTimeout, HardOff: p.HardOff,
 		StaleAfter: p.StaleAfter, Fence: p.Fence,

@@ -41,17 +41,20 @@ var _ target.Target = (*plugin)(nil)
 // answers from memory and Scale with one write to Consul: whatever takes time
 // is done in the background.
 type plugin struct {
-	log hclog.Logger
+	log  hclog.Logger
+	life context.Context // of all runners, ever
+	end  context.CancelFunc
 
 	config sync.Mutex // one SetConfig at a time
 
 	mu      sync.RWMutex
-	runners map[string]*live.Runner
-	cancel  context.CancelFunc
+	runners map[string]*live.Runner // nil before the first SetConfig
+	cancel  context.CancelFunc      // of these runners
 }
 
 func newPlugin(log hclog.Logger) *plugin {
-	return &plugin{log: log, cancel: func() {}}
+	life, end := context.WithCancel(context.Background())
+	return &plugin{log: log, life: life, end: end, cancel: func() {}}
 }
 
 // PluginInfo names the plugin.
@@ -70,10 +73,17 @@ func (p *plugin) SetConfig(config map[string]string) error {
 	if err != nil {
 		return err
 	}
-	p.stopRunners()
-	ctx, cancel := context.WithCancel(context.Background())
+	p.mu.RLock()
+	cancel := p.cancel
+	p.mu.RUnlock()
+	cancel()
+	ctx, stop := context.WithTimeout(p.life, stopTimeout)
+	defer stop()
+	p.await(ctx)
+
+	next, cancel := context.WithCancel(p.life)
 	for _, r := range runners {
-		go r.Run(ctx)
+		go r.Run(next)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -81,12 +91,17 @@ func (p *plugin) SetConfig(config map[string]string) error {
 	return nil
 }
 
-// stop gives the leases back when the plugin ends.
+// stop gives the leases back when the plugin ends. Nothing starts after it.
 func (p *plugin) stop(ctx context.Context) {
+	p.end()
+	p.await(ctx)
+}
+
+// await waits until the runners have stopped, or ctx ends.
+func (p *plugin) await(ctx context.Context) {
 	p.mu.RLock()
-	runners, cancel := p.runners, p.cancel
+	runners := p.runners
 	p.mu.RUnlock()
-	cancel()
 	for _, r := range runners {
 		select {
 		case <-r.Done():
@@ -96,82 +111,105 @@ func (p *plugin) stop(ctx context.Context) {
 	}
 }
 
-func (p *plugin) stopRunners() {
-	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
-	defer cancel()
-	p.stop(ctx)
-}
-
 // runner finds the runner of the pool that a policy's target block names.
-func (p *plugin) runner(config map[string]string) (*live.Runner, error) {
+func (p *plugin) runner(config map[string]string) (string, *live.Runner, error) {
 	r := pluginconfig.Read(pluginName+" policy", config)
-	name := r.String("pool", "", "The pool of pools.hcl that this policy scales.", setting.NotEmpty())
+	name := declarePolicy(r)
 	if err := r.Err(); err != nil {
-		return nil, err
+		return "", nil, err
 	}
 	p.mu.RLock()
 	defer p.mu.RUnlock()
 	runner, ok := p.runners[name]
-	if !ok {
-		known := slices.Sorted(maps.Keys(p.runners))
-		return nil, fmt.Errorf("%s policy: pool: %q is not in the inventory; %s", pluginName, name, setting.Suggest(name, known))
+	switch {
+	case p.runners == nil:
+		return "", nil, fmt.Errorf("%s: it has no configuration yet", pluginName)
+	case !ok:
+		known := slices.Collect(maps.Keys(p.runners))
+		return "", nil, fmt.Errorf("%s policy: pool: %.80q is not in the inventory; %s", pluginName, name, setting.Suggest(name, known))
 	}
-	return runner, nil
+	return name, runner, nil
 }
 
 // Status is what is wanted of the pool. It is the wanted count rather than
 // what serves now, so that hosts that boot are not ordered twice; and it is
 // not ready only while this process may not act or does not know yet.
 func (p *plugin) Status(config map[string]string) (*sdk.TargetStatus, error) {
-	r, err := p.runner(config)
+	pool, r, err := p.runner(config)
 	if err != nil {
 		return nil, err
 	}
 	s := r.State()
-	status := &sdk.TargetStatus{
-		Ready: s.Holder && s.WantKnown,
+	if !s.Ready {
+		p.log.Debug("not ready", "pool", pool, "why", s.Why)
+	}
+	return &sdk.TargetStatus{
+		Ready: s.Ready,
 		Count: int64(s.Want),
 		Meta: map[string]string{
 			"gpupool.have":  strconv.Itoa(s.Decision.Have),
 			"gpupool.ready": strconv.Itoa(s.Decision.Ready),
 			"gpupool.note":  cmp.Or(s.Why, s.Decision.Note),
 		},
-	}
-	if !status.Ready {
-		p.log.Debug("not ready", "pool", config["pool"], "why", cmp.Or(s.Why, "no count was ever wanted yet"))
-	}
-	return status, nil
+	}, nil
 }
 
 // Scale writes down how many hosts are wanted, and why. Making it so is the
 // background loop's work.
 func (p *plugin) Scale(action sdk.ScalingAction, config map[string]string) error {
-	r, err := p.runner(config)
+	pool, r, err := p.runner(config)
 	if err != nil {
 		return err
 	}
-	if action.Count < 0 {
-		p.log.Info("dry run", "pool", config["pool"], "would_want", action.Meta["nomad_autoscaler.dry_run.count"], "reason", action.Reason)
-		return nil
+	if s := r.State(); !s.Ready {
+		return fmt.Errorf("pool %s: it cannot be scaled now: %s", pool, s.Why)
 	}
-	if s := r.State(); !s.Holder {
-		return fmt.Errorf("pool %s: this process does not act on it: %s", config["pool"], cmp.Or(s.Why, "it is starting"))
+	switch {
+	case action.Count == sdk.StrategyActionMetaValueDryRunCount:
+		return p.dryRun(pool, r, action)
+	case action.Count < 0:
+		return fmt.Errorf("pool %s: want %d hosts: that is less than none", pool, action.Count)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), scaleTimeout)
+	ctx, cancel := context.WithTimeout(p.life, scaleTimeout)
 	defer cancel()
 	err = r.SetWant(ctx, int(action.Count), reason(action))
-	if errors.Is(err, live.ErrUnchanged) {
-		return sdk.NewTargetScalingNoOpError("pool %s: %d hosts are wanted already", config["pool"], action.Count)
-	}
-	if err != nil {
-		return fmt.Errorf("pool %s: want %d hosts: %w", config["pool"], action.Count, err)
+	switch {
+	case errors.Is(err, live.ErrUnchanged):
+		return sdk.NewTargetScalingNoOpError("pool %s: %d hosts are wanted already", pool, action.Count)
+	case err != nil:
+		return fmt.Errorf("pool %s: want %d hosts: %w", pool, action.Count, err)
 	}
 	return nil
 }
 
-func reason(action sdk.ScalingAction) string {
-	if s := strings.TrimSpace(action.Reason); s != "" {
-		return s
+// dryRunCount is the key of the count that a dry run would have set. Source:
+// nomad-autoscaler v0.5.0 sdk/strategy.go, ScalingAction.SetDryRun.
+const dryRunCount = "nomad_autoscaler.dry_run.count"
+
+// dryRun logs what Scale would have led to, from what was seen last.
+func (p *plugin) dryRun(pool string, r *live.Runner, action sdk.ScalingAction) error {
+	var n int
+	switch v := action.Meta[dryRunCount].(type) {
+	case int64:
+		n = int(v)
+	case float64: // it came as JSON
+		n = int(v)
+	default:
+		return fmt.Errorf("pool %s: a dry run without a count: %s is %v", pool, dryRunCount, v)
 	}
-	return "the autoscaler gave no reason"
+	decision, err := r.Plan(n)
+	steps := make([]string, len(decision.Actions))
+	for i, a := range decision.Actions {
+		steps[i] = a.String()
+	}
+	args := []any{"pool", pool, "would_want", n, "reason", reason(action), "would_do_now", steps, "note", decision.Note}
+	if err != nil {
+		args = append(args, "but", err)
+	}
+	p.log.Info("dry run, nothing is changed", args...)
+	return nil
+}
+
+func reason(action sdk.ScalingAction) string {
+	return cmp.Or(strings.TrimSpace(action.Reason), "the autoscaler gave no reason")
 }
