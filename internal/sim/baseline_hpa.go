@@ -26,7 +26,8 @@ const (
 // user guide documents as default (pkg/apis/autoscaling/v2/defaults.go).
 //
 // In its favor: it runs at its own 15 s inside the simulator's interval; the
-// metric is averaged over two minutes before it; pods that start are Pending, as they are while a host boots for them, so that
+// utilization and the number of pods that it is of come from the same instant;
+// pods that start are Pending, as they are while a host boots for them, so that
 // they do not hold up a scale-down as pods without metrics would.
 //
 // The metric saturates: at a target of 0.8 no sync asks for more than a quarter
@@ -49,10 +50,9 @@ func (h *hpa) Decide(now time.Time, o Observation) plan.Decision {
 	current, why := o.Wanted, "no sync is due"
 	for t := range h.until(now) {
 		current, why = h.sync(t, current, func() (int, bool) {
-			visible := t.Add(-h.setup.Delay)
-			pods, seen := newest(o.ReadyCount, t, h.setup.Delay)
-			mean, ok := utilization(o, h.setup.Slots, visible)
-			return podsForMean(current, int(pods), mean/h.target), seen && ok && pods > 0
+			mean, ok := newest(o.Utilization, t, h.setup.Delay)
+			pods, _ := newest(o.ReadyCount, t, h.setup.Delay)
+			return podsForMean(current, int(pods), mean/h.target), ok && pods > 0
 		})
 	}
 	return plan.Decision{Count: current, Rule: "hpa", Reason: h.reason(why)}

@@ -85,15 +85,15 @@ func TestHPAKeepsMinAndMax(t *testing.T) {
 	mustCount(t, "zero is off", ask(0, 5), 0)
 }
 
-// At a target of 0.7 the mean of two minutes asks for 10 of ten pods at 70 and
-// for 12, one sample later, at 80. That sample's sync is followed by others that
-// ask for 10 again; the minute is decided by all of them.
+// Of the four syncs of a minute the first see a sample that asks for 13 pods,
+// the last one that asks for 10 again. All of them decide: 13, and 300 s of
+// stabilization.
 func TestHPARunsFourTimesAMinute(t *testing.T) {
-	h := newHPA(pool(0.7))
+	h := newHPA(pool(0.8))
 	m := metrics{at: noon.Add(-5 * time.Minute)}
-	m.until(noon, sample{ready: 10, busy: 70})
+	m.until(noon, sample{ready: 10, busy: 80})
 	mustCount(t, "at noon", h.Decide(noon, m.see(10, 10)).Count, 10)
-	m.until(noon.Add(30*time.Second), sample{ready: 10, busy: 110}) // mean 80
-	m.until(noon.Add(time.Minute), sample{ready: 10, busy: 30})     // mean 70
-	mustCount(t, "after the minute", h.Decide(noon.Add(time.Minute), m.see(10, 10)).Count, 12)
+	m.until(noon.Add(30*time.Second), sample{ready: 10, busy: 100})
+	m.until(noon.Add(time.Minute), sample{ready: 10, busy: 80})
+	mustCount(t, "after the minute", h.Decide(noon.Add(time.Minute), m.see(10, 10)).Count, 13)
 }
