@@ -58,18 +58,23 @@ import (
 // a yardstick, tight where the service time is short against the wait.
 func (w *World) Bound(attainment float64) Bound {
 	late := max(1-attainment, 0)
-	// Coarse units find λ, a finer one makes the bound tight.
-	coarse := newProgram(w, 1)
-	value := func(p *program, logLambda float64) float64 {
-		lambda := math.Exp(logLambda)
-		return p.solve(lambda) - lambda*late*p.all
+	coarse, fine := newProgram(w, 1), newProgram(w, boundUnits)
+	var best float64
+	value := func(p *program) func(float64) float64 {
+		return func(logLambda float64) float64 {
+			lambda := math.Exp(logLambda)
+			v := p.solve(lambda) - lambda*late*p.all
+			best = max(best, v)
+			return v
+		}
 	}
-	lambda := math.Log(1e6)
-	if late > 0 {
-		lambda = climb(func(x float64) float64 { return value(coarse, x) }, math.Log(0.05), math.Log(1e5), 12)
+	if late == 0 {
+		value(fine)(math.Log(1e6))
+	} else {
+		// Coarse units find about where λ is best, in a twelfth of the time.
+		at := climb(value(coarse), math.Log(0.05), math.Log(1e5), 9)
+		climb(value(fine), at-math.Log(3), at+math.Log(3), 5)
 	}
-	best := value(newProgram(w, boundUnits), lambda)
-	best = max(best, value(coarse, lambda), 0)
 	return Bound{GPUHours: best * boundStep(w.cfg).Hours() * w.cfg.GPUs, Attainment: attainment}
 }
 
