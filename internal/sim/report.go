@@ -1,10 +1,12 @@
 package sim
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -94,6 +96,29 @@ type FrontPoint struct {
 	CostRatio  float64 `json:"cost_ratio"`
 	Attainment float64 `json:"attainment"`
 	WorstDay   float64 `json:"worst_day_attainment"`
+}
+
+// CostAt is the cost ratio at which the policy reaches the attainment on its
+// front, by a line between the two nearest points; ok is false where it never
+// does. Policies compare at equal attainment, and only there.
+func (p PolicyReport) CostAt(attainment float64) (ratio float64, ok bool) {
+	points := slices.Clone(p.Front)
+	slices.SortFunc(points, func(a, b FrontPoint) int { return cmp.Compare(a.CostRatio, b.CostRatio) })
+	var below *FrontPoint // the best of those that are cheaper and do not reach it
+	for i, f := range points {
+		if f.Attainment < attainment {
+			if below == nil || f.Attainment > below.Attainment {
+				below = &points[i]
+			}
+			continue
+		}
+		if below == nil {
+			return f.CostRatio, true
+		}
+		share := (attainment - below.Attainment) / (f.Attainment - below.Attainment)
+		return below.CostRatio + share*(f.CostRatio-below.CostRatio), true
+	}
+	return 0, false
 }
 
 // Timeline is a run in equal steps, for drawing. It covers the whole trace,

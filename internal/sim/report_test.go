@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"math"
 	"os"
 	"reflect"
 	"strings"
@@ -61,6 +62,23 @@ func TestTextOfAReport(t *testing.T) {
 		if len(r.Policies[i].Front) != len(mustSpec(t, r.Policies[i].Name).Knob.Sweep) {
 			t.Errorf("%s: front of %d points", r.Policies[i].Name, len(r.Policies[i].Front))
 		}
+	}
+}
+
+func TestCostAtEqualAttainment(t *testing.T) {
+	p := PolicyReport{Front: []FrontPoint{
+		{CostRatio: 1.6, Attainment: 0.999},
+		{CostRatio: 1.2, Attainment: 0.98},
+		{CostRatio: 1.3, Attainment: 0.97}, // dearer and worse: does not count
+		{CostRatio: 1.4, Attainment: 0.99},
+	}}
+	for _, c := range []struct{ at, want float64 }{{0.9, 1.2}, {0.98, 1.2}, {0.985, 1.3}, {0.99, 1.4}, {0.9945, 1.5}, {0.999, 1.6}} {
+		if got, ok := p.CostAt(c.at); !ok || math.Abs(got-c.want) > 1e-9 {
+			t.Errorf("cost at %v is %v, %v; want %v", c.at, got, ok, c.want)
+		}
+	}
+	if got, ok := p.CostAt(0.9999); ok {
+		t.Errorf("an attainment that no point reaches costs %v", got)
 	}
 }
 

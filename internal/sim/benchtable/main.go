@@ -32,6 +32,7 @@ type options struct {
 	leads    []time.Duration
 	peaks    []float64
 	policies []sim.Spec
+	equal    float64 // attainment to compare at; 0 compares default configurations
 }
 
 func run(args []string, out, progress io.Writer) error {
@@ -48,7 +49,7 @@ func run(args []string, out, progress io.Writer) error {
 			reports := make([]*sim.Report, len(traces))
 			for i, t := range traces {
 				_, _ = fmt.Fprintf(progress, "lead %s, peak %g, %s\n", lead, peak, t.Name)
-				if reports[i], err = sim.Simulate(sim.Config{Lead: lead, Peak: peak}, t, sim.Options{Policies: o.policies}); err != nil {
+				if reports[i], err = sim.Simulate(sim.Config{Lead: lead, Peak: peak}, t, sim.Options{Policies: o.policies, Front: o.equal > 0}); err != nil {
 					return fmt.Errorf("%s: %w", t.Name, err)
 				}
 			}
@@ -66,6 +67,7 @@ func parse(args []string) (options, error) {
 	fs.StringVar(&o.traces, "traces", "", "folder of traces, *.csv")
 	leads := fs.String("leads", "1m,5m,15m", "lead times")
 	peaks := fs.String("peaks", "4,8,40", "replicas that the p99.9 minute keeps busy")
+	fs.Float64Var(&o.equal, "equal", 0, "compare at this attainment, each policy's knob chosen in hindsight for each trace; 0 compares default configurations")
 	policies := fs.String("policies", "all", "names, or all")
 	if err := fs.Parse(args); err != nil {
 		return o, err
@@ -128,8 +130,12 @@ func read(dir string) ([]sim.Trace, error) {
 // policy, and under them what they reach on the traces longer than two days.
 func table(w io.Writer, o options, lead time.Duration, peak float64, reports []*sim.Report) error {
 	b := &strings.Builder{}
-	fmt.Fprintf(b, "### Lead %d min, peak %g\n\n", int(lead.Minutes()), peak)
-	fmt.Fprintf(b, "`for t in TRACES/*.csv; do gpupool simulate --trace $t --lead %dm --peak %g; done`\n\n", int(lead.Minutes()), peak)
+	fmt.Fprintf(b, "### Lead %d min, peak %g", int(lead.Minutes()), peak)
+	if o.equal > 0 {
+		fmt.Fprintf(b, ", cost at %s %% on time", share(o.equal))
+	}
+	fmt.Fprintf(b, "\n\n`for t in TRACES/*.csv; do gpupool simulate --trace $t --lead %dm --peak %g%s; done`\n\n", int(lead.Minutes()), peak,
+		map[bool]string{true: " --front"}[o.equal > 0])
 	b.WriteString("| trace | days | bound, GPU-h |")
 	for _, p := range o.policies {
 		fmt.Fprintf(b, " %s |", p.Name)
@@ -139,16 +145,24 @@ func table(w io.Writer, o options, lead time.Duration, peak float64, reports []*
 	for _, r := range reports {
 		fmt.Fprintf(b, "| %s | %.3g | %.0f |", r.Trace.Name, r.Trace.Days, r.Bound.GPUHours)
 		for i, p := range r.Policies {
-			b.WriteString(cell(p, r.SLO))
+			if o.equal > 0 {
+				b.WriteString(equalCell(&p, o.equal))
+			} else {
+				b.WriteString(cell(p, r.SLO))
+			}
 			if r.Trace.Days > 2 {
 				means[i].add(p)
 			}
 		}
 		b.WriteString("\n")
 	}
-	b.WriteString("| **longer than 2 days: mean cost, worst on time** | | |")
+	if o.equal > 0 {
+		b.WriteString("| **mean of the traces longer than 2 days** | | |")
+	} else {
+		b.WriteString("| **longer than 2 days: mean cost, worst on time** | | |")
+	}
 	for _, m := range means {
-		fmt.Fprintf(b, " %.2f (%s) |", m.cost/max(m.n, 1), share(m.worst))
+		b.WriteString(m.cell(o.equal))
 	}
 	b.WriteString("\n\n")
 	_, err := io.WriteString(w, b.String())
@@ -165,8 +179,30 @@ func cell(p sim.PolicyReport, slo float64) string {
 	return " " + s + " |"
 }
 
+// equalCell is the cost at an attainment, which replaces the policy's own.
+func equalCell(p *sim.PolicyReport, attainment float64) string {
+	cost, ok := p.CostAt(attainment)
+	p.CostRatio, p.Attainment = cost, attainment
+	if !ok {
+		p.Attainment = 0
+		return " none |"
+	}
+	return fmt.Sprintf(" %.2f |", cost)
+}
+
 // share is a percentage that never rounds up.
 func share(v float64) string { return fmt.Sprintf("%.2f", float64(int(v*1e4+1e-6))/100) }
+
+// cell is the mean; at equal attainment there is none where a trace has none.
+func (m mean) cell(equal float64) string {
+	switch {
+	case equal > 0 && m.worst < equal:
+		return " none |"
+	case equal > 0:
+		return fmt.Sprintf(" %.2f |", m.cost/max(m.n, 1))
+	}
+	return fmt.Sprintf(" %.2f (%s) |", m.cost/max(m.n, 1), share(m.worst))
+}
 
 // mean adds up what a policy reached.
 type mean struct{ n, cost, worst float64 }
