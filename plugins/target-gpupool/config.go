@@ -161,7 +161,7 @@ func limitsOf(p inventory.Pool) pool.Limits {
 		inventory.AgentNone:     pool.AgentNone,
 	}
 	return pool.Limits{
-		Min: p.Min, Max: p.Max, Spare: p.Spare,
+		Min: p.Min, Max: p.Max, Spare: min(p.Spare, p.Max), // a max of 0 is no limit to the loop, and no host to us
 		Stagger: p.Stagger, MinOn: p.MinOn, CycleBudget: p.CycleBudget,
 		MaxBooting: p.MaxBooting, MaxDraining: p.MaxDraining,
 		PowerConfirm: p.PowerConfirm, BootTimeout: p.BootTimeout,
