@@ -16,12 +16,35 @@ type predictive struct {
 	load   demand.Series // arrivals times the mean service time known then
 }
 
-func newPredictive(s Setup) Policy {
-	return &predictive{lead: s.Lead, plan: plan.NewPlanner(plan.Rules{
+func newPredictive(s Setup) Policy { return newPredictiveBy(s, predictiveRules(s)) }
+
+// predictiveRules is what an operator who only states the facts would ask for.
+func predictiveRules(s Setup) plan.Rules {
+	return plan.Rules{
 		Units: float64(s.Slots), Min: s.Min, Max: s.Max,
 		Lead: s.Lead, Interval: s.Interval, Wait: s.SLOWait, SLO: 1 - (1-s.SLO)*s.Knob,
-	})}
+	}
 }
+
+func newPredictiveBy(s Setup, r plan.Rules) Policy {
+	return &predictive{lead: s.Lead, plan: plan.NewPlanner(r)}
+}
+
+// Predictive returns the policy called predictive with rules of the caller's:
+// set changes those that follow from the world.
+func Predictive(set func(*plan.Rules)) Spec {
+	spec, _ := Lookup("predictive")
+	spec.New = func(s Setup) Policy {
+		r := predictiveRules(s)
+		set(&r)
+		return newPredictiveBy(s, r)
+	}
+	return spec
+}
+
+// PredictiveRules are the rules that the policy called predictive has in this
+// world when nobody changes them.
+func (w *World) PredictiveRules() plan.Rules { return predictiveRules(w.Setup(1)) }
 
 func (p *predictive) Name() string { return "predictive" }
 

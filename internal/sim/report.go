@@ -79,6 +79,17 @@ type PolicyReport struct {
 	Forecast *Forecast    `json:"forecast,omitempty"` // of policies that forecast
 	Front    []FrontPoint `json:"front,omitempty"`
 	Timeline *Timeline    `json:"timeline,omitempty"`
+	Days     []Day        `json:"-"`
+}
+
+// Day is what a policy did on one day of the trace, counted from 0. Only what
+// is scored is in it; over all days it adds up to the report.
+type Day struct {
+	Day         int
+	GPUHours    float64
+	PowerCycles int
+	Requests    float64 // that arrived on this day
+	Late        float64 // of them
 }
 
 // Forecast scores a policy's forecasts against what came.

@@ -23,7 +23,9 @@ type score struct {
 	late     float64   // of them
 	dayAll   []float64 // by day of the trace
 	dayLate  []float64
-	mostWait float64 // requests in the queue
+	dayBill  []float64 // replica-seconds
+	dayStart []int     // start commands given by the end of the day
+	mostWait float64   // requests in the queue
 
 	forecasts []forecast
 }
@@ -38,7 +40,8 @@ type forecast struct {
 
 func newScore(c Config, scored, end int) *score {
 	days := (end + ticksPerDay - 1) / ticksPerDay
-	return &score{cfg: c, scored: scored, dayAll: make([]float64, days), dayLate: make([]float64, days)}
+	return &score{cfg: c, scored: scored, dayAll: make([]float64, days), dayLate: make([]float64, days),
+		dayBill: make([]float64, days), dayStart: make([]int, days)}
 }
 
 // wait notes that n requests, which arrived in the given tick, waited from w1
@@ -79,6 +82,8 @@ func (s *score) bill(now int, f *fleet, draining int, did served) float64 {
 	}
 	c := s.cfg
 	s.billed += billed * tickSeconds
+	s.dayBill[now/ticksPerDay] += billed * tickSeconds
+	s.dayStart[now/ticksPerDay] = f.commands
 	s.busy += did.busy
 	boot := float64(len(f.starting))
 	busy := did.busy / float64(c.Slots)
@@ -124,9 +129,14 @@ func (s *score) report(f *fleet) PolicyReport {
 	if s.all > 0 {
 		r.Attainment = 1 - s.late/s.all
 	}
+	before := 0
 	for i, n := range s.dayAll {
 		if n > 0 {
 			r.WorstDay = min(r.WorstDay, 1-s.dayLate[i]/n)
+		}
+		if i >= s.scored/ticksPerDay {
+			r.Days = append(r.Days, Day{Day: i, GPUHours: s.dayBill[i] / 3600 * c.GPUs, PowerCycles: s.dayStart[i] - before, Requests: n, Late: s.dayLate[i]})
+			before = s.dayStart[i]
 		}
 	}
 	return r
