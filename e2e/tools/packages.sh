@@ -9,7 +9,9 @@ say() { printf '%s\n' "packages: $*" >&2; }
 # What is needed is programs; they may have come another way.
 declare -A package=([ipmi_sim]=openipmi [ipmitool]=ipmitool [flock]=util-linux [gcc]=gcc)
 if [[ ${1-} == test ]]; then
-	package[chromium]=chromium # looks at the simulator's report
+	package[chromium]=chromium       # looks at the simulator's report
+	package[ip]=iproute2             # lays the wire for Wake-on-LAN
+	package[redfishtool]=redfishtool # drives the Redfish simulator, as python3-sushy does
 fi
 missing=()
 for program in "${!package[@]}"; do
@@ -17,6 +19,9 @@ for program in "${!package[@]}"; do
 done
 if ! echo '#include <stdio.h>' | "${CC:-gcc}" -E - >/dev/null 2>&1; then
 	missing+=(libc6-dev)
+fi
+if [[ ${1-} == test ]] && ! /usr/bin/python3 -c 'import sushy' 2>/dev/null; then
+	missing+=(python3-sushy)
 fi
 ((${#missing[@]})) || exit 0
 

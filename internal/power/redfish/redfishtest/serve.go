@@ -109,6 +109,10 @@ func (s *Service) system(w http.ResponseWriter, p, id string) {
 		"@odata.id": p, "@odata.type": "#ComputerSystem.v1_20_0.ComputerSystem", "Id": id, "Name": "host " + id,
 		"SystemType": "Physical", "Manufacturer": "gpupool", "Model": "simulator", "SerialNumber": "1", "UUID": "38947555-7742-3448-3784-823347823834",
 		"Status": object{"State": "Enabled", "Health": "OK"}, "PowerState": state,
+		"Boot": object{
+			"BootSourceOverrideEnabled": "Disabled", "BootSourceOverrideTarget": "None",
+			"BootSourceOverrideTarget@Redfish.AllowableValues": []string{"None", "Pxe", "Hdd"},
+		},
 		"Actions": object{"#ComputerSystem.Reset": reset},
 	}
 	if s.options.Extra != "" {
