@@ -31,6 +31,9 @@ func Print(w io.Writer, p Pool, now time.Time) error {
 		_, err := fmt.Fprintln(w, "  no process has acted on it yet")
 		return err
 	}
+	if p.Status.Note != "" {
+		fmt.Fprintf(w, "  note: %s\n", p.Status.Note)
+	}
 	t := tabwriter.NewWriter(w, 2, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "  HOST\tPOWER\tPHASE\tFOR\tGPUS BUSY\tWHY")
 	for _, h := range p.Status.Hosts {

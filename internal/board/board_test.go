@@ -16,7 +16,7 @@ func TestPrint(t *testing.T) {
 		Want:   &consul.Want{Count: 2, Reason: "scaling out from 1 to 2: demand 3 of 2 a replica"},
 		Demand: &Demand{Allocated: 2, Queued: 1},
 		Status: &consul.Status{
-			At: now.Add(-2 * time.Second), Holder: "ctl-1:4711",
+			At: now.Add(-2 * time.Second), Holder: "ctl-1:4711", Note: "1 more wanted, but no host is left to power on",
 			Hosts: []consul.HostStatus{
 				{ID: "gpu-1", Power: "on", Phase: "ready", GPUs: 2, GPUsBusy: 2, Since: now.Add(-90 * time.Second)},
 				{ID: "gpu-2", Power: "on", Phase: "booting", GPUs: 2, Why: "waiting for its Nomad node", Since: now.Add(-3 * time.Second)},
@@ -29,6 +29,7 @@ func TestPrint(t *testing.T) {
 	}
 	want := `pool h100   want 2   ready 1 of 3   demand 3 GPUs (2 held, 1 queued)
   because scaling out from 1 to 2: demand 3 of 2 a replica
+  note: 1 more wanted, but no host is left to power on
   HOST   POWER  PHASE    FOR    GPUS BUSY  WHY
   gpu-1  on     ready    1m30s  ■■         
   gpu-2  on     booting  3s     □□         waiting for its Nomad node

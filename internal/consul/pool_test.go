@@ -151,7 +151,7 @@ func TestStatus(t *testing.T) {
 	l, stop := run(t, p, consul.LeaseConfig{Holder: "autoscaler-1"})
 	eventually(t, 10*time.Second, "the lease is won", func() bool { return held(l) })
 
-	s := consul.Status{Want: 2, At: at, Hosts: []consul.HostStatus{
+	s := consul.Status{Want: 2, At: at, Note: "no host is left", Hosts: []consul.HostStatus{
 		{ID: "gpu1", Power: "on", Phase: "ready", GPUs: 8, GPUsBusy: 3, Why: "serves 3 GPUs", Since: at},
 		{ID: "gpu2", Power: "off", Phase: "off", GPUs: 8},
 	}}

@@ -12,12 +12,15 @@ import (
 // Status is the last report of the loop that acts on a pool, for people and
 // for `gpupool status`. Nothing is decided from it.
 type Status struct {
-	Pool       string       `json:"pool"`
-	Want       int          `json:"want"`       // hosts
-	At         time.Time    `json:"at"`         // when the sweep that it tells of ended
-	Generation uint64       `json:"generation"` // of the lease it was written under
-	Holder     string       `json:"holder"`     // the process that holds the lease
-	Hosts      []HostStatus `json:"hosts"`
+	Pool       string    `json:"pool"`
+	Want       int       `json:"want"`       // hosts
+	At         time.Time `json:"at"`         // when the sweep that it tells of ended
+	Generation uint64    `json:"generation"` // of the lease it was written under
+	Holder     string    `json:"holder"`     // the process that holds the lease
+	// Note is why the wanted count is not met, or nothing is decided at the
+	// moment. At most 1 kB is kept.
+	Note  string       `json:"note,omitempty"`
+	Hosts []HostStatus `json:"hosts"`
 	// Omitted is the number of hosts that found no room in the record.
 	Omitted int `json:"omitted,omitempty"`
 }
@@ -48,7 +51,7 @@ func (p *Pool) PutStatus(ctx context.Context, l *Lease, s Status) error {
 	if gen == 0 {
 		return fmt.Errorf("status of pool %s: %w", p.name, ErrFenced)
 	}
-	s.Pool, s.Generation, s.Holder = p.name, gen, l.cfg.Holder
+	s.Pool, s.Generation, s.Holder, s.Note = p.name, gen, l.cfg.Holder, clip(s.Note, maxText)
 	value, err := encodeStatus(s, maxStatus)
 	if err != nil {
 		return fmt.Errorf("write %s: %w", key, err)

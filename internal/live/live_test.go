@@ -269,17 +269,18 @@ func TestTellerSaysThingsOnce(t *testing.T) {
 		tell := newTeller(log)
 		var written []consul.Status
 		var refuse error
+		publish := func(s consul.Status) error {
+			if refuse == nil {
+				written = append(written, s)
+			}
+			return refuse
+		}
 		report := func(phase pool.Phase, outcomes ...control.Outcome) {
 			time.Sleep(time.Second)
 			tell.report(control.Report{
 				At: time.Now(), Want: 1, Outcomes: outcomes,
-				Decision: pool.Decision{Hosts: []pool.Status{{ID: "a", Phase: phase, Why: "because"}}},
-			}, func(s consul.Status) error {
-				if refuse == nil {
-					written = append(written, s)
-				}
-				return refuse
-			})
+				Decision: pool.Decision{Hosts: []pool.Status{{ID: "a", Phase: phase, Why: "because"}}, Note: "none left"},
+			}, publish)
 		}
 		expect := func(line string, n int) {
 			t.Helper()
@@ -290,14 +291,26 @@ func TestTellerSaysThingsOnce(t *testing.T) {
 
 		// Trouble whose words change all the time.
 		for i := range 90 {
-			tell.trouble(fmt.Errorf("read tcp 127.0.0.1:%d: reset", 40000+i))
+			tell.trouble(fmt.Errorf("read tcp 127.0.0.1:%d: reset", 40000+i), publish)
 			time.Sleep(time.Second)
 		}
 		expect("no decision", 2)
 		report(pool.Off)
 		expect("deciding again: after=1m31s", 1)
-		tell.trouble(errors.New("once more"))
+		if len(written) != 1 || written[0].Note != "none left" {
+			t.Errorf("of a pool that was never seen, the status is %+v", written)
+		}
+		looked := written[0].At
+		tell.trouble(errors.New("once more"), publish)
 		expect("no decision", 3)
+		if s := written[1]; s.Note != "nothing is decided: once more" || !s.At.Equal(looked) || len(s.Hosts) != 1 {
+			t.Errorf("in trouble, the status is %+v", s)
+		}
+		report(pool.Off)
+		if len(written) != 3 || written[2].Note != "none left" {
+			t.Errorf("after the trouble, the status is %+v", written[2:])
+		}
+		written = written[:1]
 
 		// Phases, and the status record.
 		began := time.Now()

@@ -165,7 +165,7 @@ func (r *Runner) tick(ctx context.Context) (next time.Duration) {
 	defer func() {
 		// A bug must not end the plugin, which nothing would start again.
 		if p := recover(); p != nil {
-			r.trouble(newBug("running the control loop", p))
+			r.trouble(ctx, newBug("running the control loop", p))
 			next = r.cfg.Poll
 		}
 	}()
@@ -177,17 +177,17 @@ func (r *Runner) tick(ctx context.Context) (next time.Duration) {
 		r.idle(ctx)
 		return min(r.cfg.Poll, time.Second)
 	case err != nil:
-		r.trouble(err)
+		r.trouble(ctx, err)
 		return r.cfg.Poll
 	}
 	if !report.WantKnown {
 		if err := r.adopt(ctx, report.Decision.Have); err != nil {
-			r.trouble(err)
+			r.trouble(ctx, err)
 			return r.cfg.Poll
 		}
 	}
 	r.decided(report)
-	r.tell.report(report, func(s consul.Status) error { return r.records.PutStatus(ctx, r.lease, s) })
+	r.tell.report(report, r.publish(ctx))
 	if !report.WantKnown || slices.ContainsFunc(report.Outcomes, func(o control.Outcome) bool { return o.Done }) {
 		return r.cfg.Poll / 5
 	}
@@ -202,9 +202,13 @@ func (r *Runner) idle(ctx context.Context) {
 }
 
 // trouble is a tick that decided nothing.
-func (r *Runner) trouble(err error) {
+func (r *Runner) trouble(ctx context.Context, err error) {
 	r.setWhy(err.Error())
-	r.tell.trouble(err)
+	r.tell.trouble(err, r.publish(ctx))
+}
+
+func (r *Runner) publish(ctx context.Context) func(consul.Status) error {
+	return func(s consul.Status) error { return r.records.PutStatus(ctx, r.lease, s) }
 }
 
 func (r *Runner) setWhy(why string) {

@@ -30,9 +30,10 @@ type teller struct {
 	logged time.Time          // when trouble was last logged; zero while there is none
 	begun  time.Time          // when it began
 
-	behind    bool      // the status record does not show what was told
-	published time.Time // when it was last written
-	unwritten bool      // the last try failed, and that was logged
+	last      consul.Status // as last told
+	behind    bool          // the status record does not show it
+	published time.Time     // when it was last written
+	unwritten bool          // the last try failed, and that was logged
 }
 
 // failure is an action that does not succeed.
@@ -45,20 +46,27 @@ func newTeller(log hclog.Logger) *teller {
 	return &teller{log: log, since: map[string]time.Time{}, failed: map[string]failure{}}
 }
 
-// trouble is a tick that decided nothing.
-func (t *teller) trouble(err error) {
+// trouble is a tick that decided nothing. Who reads the status sees what was
+// last decided, and why nothing is now.
+func (t *teller) trouble(err error, publish func(consul.Status) error) {
 	now := time.Now()
 	if t.begun.IsZero() {
 		t.begun = now
 	}
-	if now.Sub(t.logged) >= again {
-		t.logged = now
-		args := []any{"error", err}
-		if b := (*bug)(nil); errors.As(err, &b) {
-			args = append(args, "stack", b.stack)
-		}
-		t.log.Error("no decision", args...)
+	if now.Sub(t.logged) < again {
+		return
 	}
+	t.logged = now
+	args := []any{"error", err}
+	if b := (*bug)(nil); errors.As(err, &b) {
+		args = append(args, "stack", b.stack)
+	}
+	t.log.Error("no decision", args...)
+	if t.last.At.IsZero() {
+		return // the record of who decided last says more
+	}
+	t.last.Note = "nothing is decided: " + err.Error()
+	t.write(publish)
 }
 
 // idle is a tick in which another process acts.
@@ -69,28 +77,34 @@ func (t *teller) report(r control.Report, publish func(consul.Status) error) {
 	if !t.begun.IsZero() {
 		t.log.Info("deciding again", "after", time.Since(t.begun).Round(time.Second))
 		t.idle()
+		t.behind = true
 	}
 	t.phases(r)
 	for _, o := range r.Outcomes {
 		t.outcome(o, r.Gen)
 	}
 	if note := r.Decision.Note; note != t.note {
-		t.note = note
+		t.note, t.behind = note, true
 		if note != "" {
 			t.log.Info("note", "note", note)
 		}
 	}
 	t.behind = t.behind || len(r.Outcomes) > 0
-	if !t.behind && time.Since(t.published) < again {
-		return
+	t.last = t.status(r)
+	if t.behind || time.Since(t.published) >= again {
+		t.write(publish)
 	}
-	err := publish(t.status(r))
-	switch {
-	case err == nil:
-		t.behind, t.unwritten, t.published = false, false, time.Now()
-	case !t.unwritten:
-		t.behind, t.unwritten = true, true
+}
+
+// write replaces the status record.
+func (t *teller) write(publish func(consul.Status) error) {
+	err := publish(t.last)
+	if err != nil && !t.unwritten {
 		t.log.Warn("cannot write the status, so `gpupool status` shows an old one", "error", err)
+	}
+	t.behind, t.unwritten = err != nil, err != nil
+	if err == nil {
+		t.published = time.Now()
 	}
 }
 
@@ -126,7 +140,7 @@ func (t *teller) outcome(o control.Outcome, gen uint64) {
 }
 
 func (t *teller) status(r control.Report) consul.Status {
-	s := consul.Status{Want: r.Want, At: r.At}
+	s := consul.Status{Want: r.Want, At: r.At, Note: r.Decision.Note}
 	for _, h := range r.Decision.Hosts {
 		s.Hosts = append(s.Hosts, consul.HostStatus{
 			ID: h.ID, Power: h.Power.String(), Phase: h.Phase.String(), GPUs: h.GPUs, GPUsBusy: h.GPUsBusy,

@@ -514,6 +514,9 @@ func TestServersAway(t *testing.T) {
 	if got := p.status("away"); !got.Ready || got.Count != 2 || got.Meta["gpupool.have"] != "1" {
 		t.Errorf("the status is %+v", got)
 	}
+	if status, err := s.records(t, "away").Status(t.Context()); err != nil || lacks(status.Note, "nothing is decided", "cannot reach Nomad") != "" {
+		t.Errorf("who asks for the status does not learn that Nomad is away: %+v, %v", status, err)
+	}
 	time.Sleep(time.Second) // five ticks
 	if did := r.did(); did != "on away-1" {
 		t.Errorf("without Nomad it did %s", did)
