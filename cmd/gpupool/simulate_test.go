@@ -34,6 +34,16 @@ func write(t *testing.T, name, text string) string {
 	return name
 }
 
+// fiveHours is a file with a small trace.
+func fiveHours(t *testing.T) string {
+	t.Helper()
+	var rows strings.Builder
+	for i := range 300 {
+		fmt.Fprintf(&rows, "%d,%d\n", i*60, 50+i%60)
+	}
+	return write(t, "mine.csv", rows.String())
+}
+
 func TestSimulateWithoutArgumentsTellsAWeek(t *testing.T) {
 	out, err := simulate(t, "--policy", "tracking-queue")
 	if err != nil || !strings.Contains(out, "generated week") || !strings.Contains(out, "lower bound") || !strings.Contains(out, "tracking-queue") {
@@ -42,11 +52,7 @@ func TestSimulateWithoutArgumentsTellsAWeek(t *testing.T) {
 }
 
 func TestSimulateJSONHasTheDocumentedMembers(t *testing.T) {
-	var rows strings.Builder
-	for i := range 300 {
-		rows.WriteString(fmt.Sprintf("%d,%d\n", i*60, 50+i%60))
-	}
-	out, err := simulate(t, "--trace", write(t, "mine.csv", rows.String()), "--policy", "tracking", "--policy", "predictive", "--policy", "tracking",
+	out, err := simulate(t, "--trace", fiveHours(t), "--policy", "tracking", "--policy", "predictive", "--policy", "tracking",
 		"--peak", "8", "--json", "--front")
 	if err != nil {
 		t.Fatal(err)
@@ -75,7 +81,7 @@ func TestSimulateJSONHasTheDocumentedMembers(t *testing.T) {
 
 func TestSimulateWritesAReport(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "report.html")
-	if _, err := simulate(t, "--policy", "tracking", "--html", name); err != nil {
+	if _, err := simulate(t, "--trace", fiveHours(t), "--policy", "tracking", "--html", name); err != nil {
 		t.Fatal(err)
 	}
 	page, err := os.ReadFile(name)
@@ -85,7 +91,7 @@ func TestSimulateWritesAReport(t *testing.T) {
 	if left, _ := filepath.Glob(filepath.Join(filepath.Dir(name), ".report-*")); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
 	}
-	if _, err := simulate(t, "--policy", "tracking", "--html", filepath.Join(name, "no", "such", "place")); err == nil || !strings.Contains(err.Error(), "--html") {
+	if _, err := simulate(t, "--trace", fiveHours(t), "--policy", "tracking", "--html", filepath.Join(name, "no", "such", "place")); err == nil || !strings.Contains(err.Error(), "--html") {
 		t.Errorf("error %v", err)
 	}
 }

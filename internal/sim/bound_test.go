@@ -142,10 +142,10 @@ func TestBoundOfAGap(t *testing.T) {
 // many worlds. This tests simulator and bound against each other.
 func TestNoPolicyBeatsTheBound(t *testing.T) {
 	traces := []Trace{
-		Generate(Shape{Name: "calm", Days: 1, Mean: 200, Day: 0.6, Noise: 2}, 1),
-		Generate(Shape{Name: "noisy", Days: 1, Mean: 60, Noise: 10, Wander: 0.3}, 2),
-		Generate(Shape{Name: "bursty", Days: 1, Mean: 300, Day: 0.8, Noise: 4, Bursts: 20}, 3),
-		Generate(Shape{Name: "jumps", Days: 1, Mean: 300, Noise: 4, Jumps: []Jump{{0.3, 3}, {0.5, 0.2}, {0.7, 4}}}, 4),
+		Generate(Shape{Name: "calm", Days: 0.5, Mean: 200, Day: 0.6, Noise: 2}, 1),
+		Generate(Shape{Name: "noisy", Days: 0.5, Mean: 60, Noise: 10, Wander: 0.3}, 2),
+		Generate(Shape{Name: "bursty", Days: 0.5, Mean: 300, Day: 0.8, Noise: 4, Bursts: 20}, 3),
+		Generate(Shape{Name: "jumps", Days: 0.5, Mean: 300, Noise: 4, Jumps: []Jump{{0.15, 3}, {0.25, 0.2}, {0.35, 4}}}, 4),
 	}
 	configs := []Config{
 		{Peak: 10},
