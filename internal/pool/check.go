@@ -104,15 +104,15 @@ func (c *checker) off(a Action, v View) {
 	c.require(a, !node.Draining, "its drain has not finished")
 	c.require(a, node.Mark == MarkOurs || v.Verb == SoftOff || v.Verb == HardOff || c.neverJoined(v), "no drain of ours has finished on it")
 	c.require(a, v.Power != PowerUnknown && c.now.Sub(v.PowerAt) <= c.l.StaleAfter, "its power was not read lately")
+	passing := v.Agent.Status == AgentPassing && c.now.Sub(v.AgentAt) <= c.l.StaleAfter
+	c.require(a, !passing || v.Agent.Outside == 0 || c.l.Agent == AgentNone, "its GPUs are busy outside Nomad")
 	if node.Status == NodeReady && c.l.Agent != AgentNone {
-		passing := v.Agent.Status == AgentPassing && c.now.Sub(v.AgentAt) <= c.l.StaleAfter
 		c.require(a, passing || c.l.Agent == AgentOptional, "its agent does not say whether its GPUs are idle")
-		c.require(a, !passing || v.Agent.Outside == 0, "its GPUs are busy outside Nomad")
 		c.require(a, c.l.Agent == AgentOptional || v.Agent.Blind == "", "its agent cannot tell whether its GPUs are idle")
 	}
 	if a.Do == HardOff {
 		c.require(a, c.l.HardOff || v.FailedBoots > 0 && node.Status != NodeReady, "hard off is not allowed in this pool")
-		c.require(a, v.Verb == SoftOff || v.Verb == HardOff, "it was not asked to shut down before")
+		c.require(a, v.Verb == SoftOff && !v.SettledAt.IsZero() || v.Verb == HardOff, "it was not asked to shut down before")
 		c.require(a, c.now.Sub(v.Intent.At) >= c.l.SoftOffTimeout, "it still has time to shut down by itself")
 	}
 }
@@ -165,14 +165,15 @@ func (c *checker) together(floor int, actions []Action) {
 			if c.phase[a.Host] == Ready {
 				cordon++
 			}
-		case Enable, SoftOff:
+		case Enable:
 			if c.phase[a.Host] == Draining {
 				draining--
-				if a.Do == Enable {
-					callBack--
-				} else {
-					off++
-				}
+				callBack--
+			}
+		case SoftOff:
+			off++
+			if c.phase[a.Host] == Draining {
+				draining--
 			}
 		}
 	}

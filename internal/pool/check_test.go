@@ -44,6 +44,8 @@ func TestCheckRefuses(t *testing.T) {
 		{why: "its power was not read", do: SoftOff, view: with(drained, func(v *View) { v.PowerAt = old })},
 		{why: "hard off is not allowed", do: HardOff, view: with(drained, func(v *View) { v.Intent = Intent{Verb: SoftOff, At: old, SettledAt: old} })},
 		{why: "it was not asked", do: HardOff, view: drained, limit: func(l *Limits) { l.HardOff = true }},
+		{why: "it was not asked", do: HardOff, view: with(drained, func(v *View) { v.Intent = Intent{Verb: SoftOff, At: old} }), limit: func(l *Limits) { l.HardOff = true }},
+		{why: "busy outside Nomad", do: SoftOff, view: with(drained, func(v *View) { v.Node.Status, v.Agent.Outside = NodeDown, 1 })},
 		{why: "it still has time", do: HardOff, limit: func(l *Limits) { l.HardOff = true }, view: with(drained, func(v *View) {
 			v.Intent = Intent{Verb: SoftOff, At: t0.Add(-time.Minute), SettledAt: t0.Add(-time.Minute)}
 		})},
@@ -114,6 +116,7 @@ func TestCheckRefusesTogether(t *testing.T) {
 		{"can be called back", []View{host("a", draining, Cordon), host("b", off, VerbNone)}, []Action{{Host: "b", Do: TurnOn}}},
 		{"may be", []View{host("a", serving, VerbNone), host("b", off, VerbNone)}, []Action{{Host: "b", Do: TurnOn}}},
 		{"powered on within", []View{host("a", off, VerbNone), host("b", off, VerbNone)}, []Action{{Host: "a", Do: TurnOn}, {Host: "b", Do: TurnOn}}},
+		{"powered off within", []View{host("a", booting, TurnOn), host("b", booting, TurnOn)}, []Action{{Host: "a", Do: SoftOff}, {Host: "b", Do: SoftOff}}},
 		{"second action", []View{host("a", off, VerbNone)}, []Action{{Host: "a", Do: TurnOn}, {Host: "a", Do: TurnOn}}},
 		{"no such host", nil, []Action{{Host: "a", Do: TurnOn}}},
 		{"in the snapshot twice", []View{host("a", off, VerbNone), host("a", off, VerbNone)}, nil},
@@ -123,7 +126,7 @@ func TestCheckRefusesTogether(t *testing.T) {
 			switch tt.why {
 			case "may be":
 				l.Max = 1
-			case "powered on within":
+			case "powered on within", "powered off within":
 				l.Stagger = 10 * time.Second
 			}
 			err := Check(t0, 0, Snapshot{At: t0, Hosts: tt.hosts}, tt.actions, l)

@@ -158,6 +158,14 @@ func (r *reconciler) giveUp(h *host) {
 	case h.Node.Eligible:
 		r.record(h, Cordon, why, ledger)
 	case r.mayLosePower(h):
+		r.softOff(h, why, ledger)
+	}
+}
+
+// softOff asks a host to shut down, unless another one was asked a moment ago.
+func (r *reconciler) softOff(h *host, why string, ledger Ledger) {
+	if r.now.Sub(r.lastOff) >= r.l.Stagger {
+		r.lastOff = r.now
 		r.record(h, SoftOff, why, ledger)
 	}
 }
@@ -166,7 +174,7 @@ func (r *reconciler) giveUp(h *host) {
 func (r *reconciler) pressOn(h *host) {
 	if h.Verb == Cordon {
 		if r.mayLosePower(h) {
-			r.act(h, SoftOff, "it did not boot, and is ineligible")
+			r.softOff(h, "it did not boot, and is ineligible", h.Ledger)
 		}
 		return
 	}
@@ -176,12 +184,16 @@ func (r *reconciler) pressOn(h *host) {
 	if !r.mayLosePower(h) {
 		return
 	}
+	if h.Verb == SoftOff && h.SettledAt.IsZero() {
+		r.softOff(h, "nobody knows whether it was asked to shut down", h.Ledger)
+		return
+	}
 	// Of a host that did not boot there is nothing to lose.
 	if r.l.HardOff || h.FailedBoots > 0 && h.Node.Status != NodeReady {
 		r.act(h, HardOff, fmt.Sprintf("it did not shut down within %s", r.l.SoftOffTimeout))
 		return
 	}
-	r.act(h, SoftOff, fmt.Sprintf("it did not shut down within %s, and hard off is not allowed", r.l.SoftOffTimeout))
+	r.softOff(h, fmt.Sprintf("it did not shut down within %s, and hard off is not allowed", r.l.SoftOffTimeout), h.Ledger)
 }
 
 func later(a, b time.Time) time.Time {
@@ -191,14 +203,18 @@ func later(a, b time.Time) time.Time {
 	return a
 }
 
-// mayLosePower looks at a host that is on its way off once more. A node that
-// is down already has no agent left to ask.
+// mayLosePower looks at a host that is on its way off once more. One whose node
+// is down need not have an agent that answers, but one that does is heard: an
+// operating system can be up, and used, without a Nomad client.
 func (r *reconciler) mayLosePower(h *host) bool {
 	if len(h.Node.Work) > 0 || h.Node.Eligible || h.Node.Draining || !h.powerReadable(r.now, r.l) {
 		return false
 	}
-	idle, _ := h.idle(r.now, r.l)
-	return idle || h.Node.Status != NodeReady
+	if idle, _ := h.idle(r.now, r.l); idle {
+		return true
+	}
+	busy := r.l.Agent != AgentNone && h.agent(r.now, r.l) == AgentPassing && h.Agent.Outside > 0
+	return h.Node.Status != NodeReady && !busy
 }
 
 // grow brings short more hosts into service: first those that are leaving and
@@ -327,9 +343,8 @@ func (r *reconciler) drainOn() {
 			r.d.Note = fmt.Sprintf("%s cannot be powered off: %s", h.Status.ID, why)
 		case !h.drained():
 			r.act(h, Drain, "it is ineligible and has no work")
-		case r.mayLosePower(h) && r.now.Sub(r.lastOff) >= r.l.Stagger:
-			r.lastOff = r.now
-			r.act(h, SoftOff, "it is drained and has no work")
+		case r.mayLosePower(h):
+			r.softOff(h, "it is drained and has no work", h.Ledger)
 		}
 	}
 }
