@@ -163,7 +163,7 @@ func TestStatus(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, gen := l.Fence()
-	if got.Pool != "h100" || got.Holder != "autoscaler-1" || got.Generation != gen || len(got.Hosts) != 2 || got.Hosts[0] != s.Hosts[0] {
+	if got.Pool != "h100" || got.Holder != "autoscaler-1" || got.Generation != gen || got.Note != s.Note || len(got.Hosts) != 2 || got.Hosts[0] != s.Hosts[0] {
 		t.Errorf("got %+v", got)
 	}
 

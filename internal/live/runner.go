@@ -227,7 +227,7 @@ func (r *Runner) decided(report control.Report) {
 // pool's life, or after its record was lost. Whatever somebody else writes
 // meanwhile stands.
 func (r *Runner) adopt(ctx context.Context, have int) error {
-	reason := fmt.Sprintf("adopted: %d hosts were in service or on their way when no count was wanted", have)
+	reason := fmt.Sprintf("no count was wanted: adopted the %d in service or on their way", have)
 	err := r.write(ctx, consul.Want{}, have, reason)
 	if errors.Is(err, consul.ErrStale) {
 		return nil

@@ -74,7 +74,7 @@ func adoptedWantedFollowed(t *testing.T, s servers) {
 	if got := p.untilReady("followed"); got.Count != 0 {
 		t.Errorf("adopted %d hosts, and all are off", got.Count)
 	}
-	if w := s.want(t, "followed"); w.Count != 0 || !strings.HasPrefix(w.Reason, "adopted: 0 hosts") || w.By == "" {
+	if w := s.want(t, "followed"); w.Count != 0 || !strings.Contains(w.Reason, "adopted the 0") || w.By == "" {
 		t.Errorf("the first want is %+v", w)
 	}
 
@@ -242,9 +242,7 @@ func wantLostOrBroken(t *testing.T, s servers) {
 	}
 	put(`{"count":2,"reason":"mended","by":"me","at":"2026-03-29T02:00:00Z"}`)
 	r.untilDid("on lost-1, on lost-2")
-	if missing := lacks(p.log.String(), "deciding again"); missing != "" {
-		t.Error(missing)
-	}
+	until(t, "it is said that it decides again", func() string { return lacks(p.log.String(), "deciding again") })
 }
 
 func newConfiguration(t *testing.T, s servers) {
@@ -410,8 +408,10 @@ func twoPlugins(t *testing.T, s servers) {
 	stopped := time.Now()
 	kill()
 	second.untilReady("two")
-	if took := time.Since(stopped); took >= 20*time.Second {
-		t.Errorf("the second took over after %s, as from one that was killed", took)
+	took := time.Since(stopped)
+	t.Logf("stopped in order to the next one ready: %s", took.Round(time.Millisecond))
+	if took >= 20*time.Second {
+		t.Error("it took over as from one that was killed")
 	}
 	if got := second.status("two"); got.Count != 1 {
 		t.Errorf("it counts %d", got.Count)
