@@ -156,6 +156,9 @@ func (d *Driver) change(ctx context.Context, what action, want pool.Power) error
 		if found, err := d.state(ctx); err != nil || found == want {
 			return err
 		}
+		if what == turnOn && d.config.start != nil {
+			return d.config.start(ctx)
+		}
 		if d.config.argv[what] == nil {
 			return fmt.Errorf("%w: no %s command is configured", power.ErrUnsupported, what)
 		}
@@ -257,7 +260,7 @@ func (d *Driver) name(what action, err error) error {
 	if host == "" {
 		host = d.config.request.Address
 	}
-	return fmt.Errorf("command %s: %s: %w", host, what, err)
+	return fmt.Errorf("%s %s: %s: %w", d.config.driver, host, what, err)
 }
 
 // environment is what a program gets of ours.

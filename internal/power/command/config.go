@@ -1,6 +1,8 @@
 package command
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -52,6 +54,14 @@ type Config struct {
 	// AuthBackoff is how long no program is run after one reported that the
 	// credential was refused: 1m to 24h, default 30m.
 	AuthBackoff string `hcl:"auth_backoff,optional"`
+
+	// Start powers the host on in the place of the On program, and Driver is
+	// what errors then call the driver. They are for drivers that differ from
+	// this one in how a host is powered on, as package wol does. Start is run
+	// once in a call, when State says that the host is off, and its error is of
+	// one of the classes of package power.
+	Start  func(context.Context) error
+	Driver string
 }
 
 // Validate reports every mistake of the config in one error, each with its
@@ -78,6 +88,8 @@ type settings struct {
 	password power.Secret
 	argv     map[action][]string
 	limits   power.Limits
+	start    func(context.Context) error // nil for the on program
+	driver   string
 }
 
 func (c *Config) parse() (settings, error) {
@@ -85,6 +97,8 @@ func (c *Config) parse() (settings, error) {
 		request:  request{Version: 1, Host: c.Host, Address: c.Address, Username: c.Username},
 		password: c.Password,
 		argv:     make(map[action][]string),
+		start:    c.Start,
+		driver:   cmp.Or(c.Driver, "command"),
 	}
 	var errs []error
 	wrong := func(key string, mistakes ...error) {
@@ -107,7 +121,7 @@ func (c *Config) parse() (settings, error) {
 		required bool
 	}{
 		{readState, c.State, true},
-		{turnOn, c.On, true},
+		{turnOn, c.On, c.Start == nil},
 		{softOff, c.OffSoft, false},
 		{hardOff, c.OffHard, false},
 	} {
