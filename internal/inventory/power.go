@@ -288,20 +288,30 @@ func credentialFields(into any) map[string]bool {
 	return out
 }
 
-// warnings says what is unsafe about where the credentials lie.
+// skipsVerification is the key of all drivers that turns TLS verification off.
+const skipsVerification = "insecure_skip_verify"
+
+// warnings says what is unsafe about where the credentials lie, and where they
+// go.
 func (p Power) warnings() []string {
 	var out []string
+	warn := func(a *hclsyntax.Attribute, what string) {
+		out = append(out, fmt.Sprintf("%s:%d: %s: %s: %s", p.file, line(a.NameRange), p.subjects[a.Name], a.Name, what))
+	}
 	for _, a := range p.body.Attributes {
 		v, diags := a.Expr.Value(nil)
 		if diags.HasErrors() {
 			continue
 		}
 		text, _ := scalar(v)
+		if a.Name == skipsVerification && text == "true" {
+			warn(a, "the power controller's certificate is not verified, so that whoever answers in its place gets the password; set ca_file or fingerprint instead")
+		}
 		if !namedLikeSecret(a.Name) && !userName.MatchString(a.Name) {
 			continue
 		}
 		if w := secret.Ref(text).Warning(); w != "" {
-			out = append(out, fmt.Sprintf("%s:%d: %s: %s: %s", p.file, line(a.NameRange), p.subjects[a.Name], a.Name, w))
+			warn(a, w)
 		}
 	}
 	return out

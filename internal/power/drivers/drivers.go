@@ -9,6 +9,8 @@ import (
 	"github.com/gpupool/gpupool/internal/power"
 	"github.com/gpupool/gpupool/internal/power/command"
 	"github.com/gpupool/gpupool/internal/power/ipmi"
+	"github.com/gpupool/gpupool/internal/power/redfish"
+	"github.com/gpupool/gpupool/internal/power/wol"
 )
 
 // Decode fills a driver's config struct, which has gohcl tags, from a host's
@@ -34,6 +36,8 @@ func Kinds() []Kind {
 	return []Kind{
 		kind("command", "runs a program of yours", command.New),
 		kind("ipmi", "the host's BMC, over IPMI 2.0 (RMCP+)", ipmi.New),
+		kind("redfish", "the host's BMC, over Redfish (HTTPS)", redfish.New),
+		kind("wol", "a magic packet, and programs of yours to read the power and switch it off", wol.New),
 	}
 }
 

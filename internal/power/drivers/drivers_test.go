@@ -22,6 +22,19 @@ var good = map[string]struct{ settings, identity string }{
 		username = "gpupool"
 		password = "gpupool-Pass1"
 	`, "ipmi:10.0.9.17:623"},
+	"redfish": {`
+		address     = "https://10.0.9.17"
+		username    = "gpupool"
+		password    = "gpupool-Pass1"
+		system      = "1"
+		fingerprint = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+	`, "redfish:10.0.9.17:443/1"},
+	"wol": {`
+		mac      = "0C:42:A1:00:07:01"
+		host     = "gpu-07"
+		state    = ["/bin/echo", "on"]
+		off_soft = ["/bin/true", "{host}"]
+	`, "wol:0c:42:a1:00:07:01"},
 	"command": {`
 		address  = "10.0.9.17"
 		state    = ["/bin/echo", "on"]
@@ -150,6 +163,34 @@ pool "h100" {
 				t.Errorf("%v, want %q", err, c.want)
 			}
 		})
+	}
+}
+
+// Talking to a BMC without knowing that it is one is said wherever the file is
+// read.
+func TestUnverifiedTLSIsWarnedOf(t *testing.T) {
+	t.Setenv("BMC_PASSWORD", "gpupool-Pass1")
+	for skip, want := range map[string]int{"true": 1, "false": 0} {
+		inv, err := inventory.Parse("pools.hcl", fmt.Appendf(nil, `
+pool "h100" {
+  node_pool = "gpu"
+  gpus_per_host = 8
+  power "redfish" {
+    username = "gpupool"
+    password = "env:BMC_PASSWORD"
+    insecure_skip_verify = %s
+  }
+  host "a" {
+    power { address = "10.0.9.1" }
+  }
+}
+`, skip), drivers.Check)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Count(strings.Join(inv.Warnings, "\n"), "pools.hcl:8: "); got != want {
+			t.Errorf("insecure_skip_verify = %s: warnings are %q", skip, inv.Warnings)
+		}
 	}
 }
 
