@@ -16,7 +16,7 @@ func main() {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newStatus(), newPower(), newSimulate())
+	root.AddCommand(newStatus(), newPower(), newSimulate(), newTune())
 	if err := root.Execute(); err != nil {
 		fmt.Fprintln(os.Stderr, "gpupool:", err)
 		os.Exit(1)

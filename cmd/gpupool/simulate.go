@@ -58,13 +58,24 @@ Without arguments it replays a generated week. Nothing is contacted or changed.`
 }
 
 func (f *simulateFlags) register(cmd *cobra.Command) {
-	c, fl := &f.config, cmd.Flags()
+	fl := cmd.Flags()
 	fl.StringVar(&f.trace, "trace", "", "demand to replay: CSV offset_s,arrivals[,input_tokens,output_tokens] or JSON lines; - is stdin (default: a generated week)")
+	fl.StringArrayVar(&f.policies, "policy", []string{"all"}, "policy to try, may be repeated: all, "+strings.Join(policyNames(), ", "))
+	f.registerWorld(cmd)
+	fl.BoolVar(&f.json, "json", false, "write JSON, the stable form in docs/reference/simulate.md")
+	fl.StringVar(&f.html, "html", "", "write a self-contained report to `FILE`")
+	fl.BoolVar(&f.front, "front", false, "sweep each policy's knob: cost against attainment")
+	fl.DurationVar(&f.timeline, "timeline", 0, "record demand and capacity in steps of this length, in --json")
+}
+
+// registerWorld declares what says where demand comes from, besides a file, and
+// what world it meets.
+func (f *simulateFlags) registerWorld(cmd *cobra.Command) {
+	c, fl := &f.config, cmd.Flags()
 	fl.StringVar(&f.generate, "generate", "week", "without --trace: week (a chat service) or shop (a shop's recommender)")
 	fl.StringVar(&f.server.URL, "prometheus", "", "ask this server for the demand instead, by --query and --range")
 	fl.StringVar(&f.server.Query, "query", "", "with --prometheus: expression that gives the requests of one minute, as one series")
 	fl.DurationVar(&f.server.Range, "range", 14*24*time.Hour, "with --prometheus: how far back")
-	fl.StringArrayVar(&f.policies, "policy", []string{"all"}, "policy to try, may be repeated: all, "+strings.Join(policyNames(), ", "))
 	fl.DurationVar(&c.Lead, "lead", 5*time.Minute, "from start command to first request served")
 	fl.Float64Var(&c.Peak, "peak", 40, "replicas that the p99.9 minute keeps busy; sets the service rate")
 	fl.DurationVar(&c.SLOWait, "slo-wait", time.Minute, "longest wait of a request that is on time")
@@ -83,10 +94,6 @@ func (f *simulateFlags) register(cmd *cobra.Command) {
 	fl.StringVar(&f.tier, "tier", "instance", "instance, or host,instance for hosts that must boot beneath the instances")
 	fl.IntVar(&c.Hosts.Instances, "instances-per-host", 8, "with --tier host,instance")
 	fl.DurationVar(&c.Hosts.Boot, "host-boot", 5*time.Minute, "with --tier host,instance: from power-on until instances can start")
-	fl.BoolVar(&f.json, "json", false, "write JSON, the stable form in docs/reference/simulate.md")
-	fl.StringVar(&f.html, "html", "", "write a self-contained report to `FILE`")
-	fl.BoolVar(&f.front, "front", false, "sweep each policy's knob: cost against attainment")
-	fl.DurationVar(&f.timeline, "timeline", 0, "record demand and capacity in steps of this length, in --json")
 }
 
 func policyNames() []string {
@@ -102,15 +109,8 @@ func (f *simulateFlags) run(ctx context.Context, out, progress io.Writer) error 
 	if err != nil {
 		return err
 	}
-	switch f.tier {
-	case "instance":
-		f.config.Hosts = sim.Hosts{}
-	case "host,instance":
-	default:
-		return fmt.Errorf("--tier %q: must be instance or host,instance", f.tier)
-	}
-	if c := f.config; c.Lead == 0 || c.Peak == 0 || c.SLO == 0 || c.SLOWait == 0 || c.Slots == 0 || c.Interval == 0 {
-		return errors.New("--lead, --peak, --slo, --slo-wait, --slots and --interval: must not be 0")
+	if err := f.checkWorld(); err != nil {
+		return err
 	}
 	trace, err := f.read(ctx)
 	if err != nil {
@@ -140,6 +140,21 @@ func (f *simulateFlags) run(ctx context.Context, out, progress io.Writer) error 
 		return report.WriteJSON(out)
 	}
 	return report.WriteText(out)
+}
+
+// checkWorld looks at what flags alone can have wrong, and settles the tiers.
+func (f *simulateFlags) checkWorld() error {
+	switch f.tier {
+	case "instance":
+		f.config.Hosts = sim.Hosts{}
+	case "host,instance":
+	default:
+		return fmt.Errorf("--tier %q: must be instance or host,instance", f.tier)
+	}
+	if c := f.config; c.Lead == 0 || c.Peak == 0 || c.SLO == 0 || c.SLOWait == 0 || c.Slots == 0 || c.Interval == 0 {
+		return errors.New("--lead, --peak, --slo, --slo-wait, --slots and --interval: must not be 0")
+	}
+	return nil
 }
 
 // timelineStep is a round step that keeps a recording under ninety thousand
