@@ -171,6 +171,9 @@ type Intent struct {
 	Gen  uint64    `json:"gen"` // generation of the lease it was recorded under
 	// NodeIndex is Node.Index as it was seen before the act.
 	NodeIndex uint64 `json:"node_index,omitempty"`
+	// Foreign is set when the node's last drain was somebody else's already
+	// before the act. One that appears later is a hand that came since.
+	Foreign bool `json:"foreign,omitempty"`
 
 	Ledger
 

@@ -149,7 +149,7 @@ func (v View) held() (bool, string) {
 	if n.Status == NodeAbsent || n.Eligible && !n.Draining {
 		return false, ""
 	}
-	if n.Draining && n.Mark == MarkForeign {
+	if n.Mark == MarkForeign && (n.Draining || v.Verb != VerbNone && !v.Intent.Foreign) {
 		return true, "drained by somebody else"
 	}
 	if n.Mark == MarkOurs {
@@ -161,11 +161,17 @@ func (v View) held() (bool, string) {
 		// the client did by itself while shutting down hides our mark.
 		return false, ""
 	case Enable:
-		if v.Err != "" || v.Ambiguous || v.SettledAt.IsZero() {
-			return false, "" // giving it back did not work yet
+		if !v.givenBack() {
+			return false, "" // it did not work yet
 		}
 	}
 	return true, "made ineligible by somebody else"
+}
+
+// givenBack reports whether the last intent gave the host back, and is known to
+// have.
+func (v View) givenBack() bool {
+	return v.Verb == Enable && v.Err == "" && !v.Ambiguous && !v.SettledAt.IsZero()
 }
 
 func (v View) phaseOff(now time.Time, l Limits) (Phase, string) {

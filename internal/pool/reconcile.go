@@ -137,6 +137,12 @@ func (r *reconciler) finish() {
 			} else if h.Overdue {
 				r.giveUp(h)
 			}
+		case Ready:
+			// As long as the record does not say that it was given back, an
+			// operator who makes it ineligible is taken for us.
+			if h.Verb == Enable && !h.givenBack() {
+				r.act(h, Enable, "it is not on record that it was given back")
+			}
 		case Stopping:
 			r.pressOn(h)
 		}
@@ -311,7 +317,7 @@ func (r *reconciler) shrink() {
 		if surplus <= 0 || r.count[Draining] >= r.l.MaxDraining {
 			return
 		}
-		if h.Phase != Ready || !h.free || !h.powerReadable(r.now, r.l) {
+		if h.Phase != Ready || !h.free || h.busy || !h.powerReadable(r.now, r.l) {
 			continue
 		}
 		if idle, why := h.idle(r.now, r.l); !idle {

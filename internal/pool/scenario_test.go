@@ -171,6 +171,8 @@ func readIntent(t *testing.T, d *datadriven.TestData, now time.Time, vals []stri
 		switch how {
 		case "open":
 			in.SettledAt = time.Time{}
+		case "after-foreign":
+			in.Foreign = true
 		case "ambiguous":
 			in.Ambiguous, in.Err = true, "timed out"
 		case "failed":
