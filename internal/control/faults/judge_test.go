@@ -22,17 +22,20 @@ type judge struct {
 
 // docket is what is known of our acts on one host.
 type docket struct {
-	rev    uint64 // of the last record
-	verb   pool.Verb
-	by     *proc
-	at     time.Time
-	acted  uint64 // revision that was acted on last
-	onAt   time.Time
-	cycles map[string]int // power-ons by day
+	rev  uint64 // of the last record
+	verb pool.Verb
+	by   *proc
+	at   time.Time
+	// foreign: the node's last drain was an operator's when it was decided.
+	foreign bool
+	acted   uint64 // revision that was acted on last
+	onAt    time.Time
+	cycles  map[string]int // power-ons by day
 	// drained: a drain of ours took effect, and nobody made it eligible since.
 	drained bool
 	asked   bool // a soft off was sent since the last power-on
 	askedAt time.Time
+	failed  bool // and by then its client had not joined
 }
 
 func (j *judge) docket(m *machine) *docket {
@@ -63,7 +66,7 @@ func (j *judge) recorded(p *proc, m *machine, in pool.Intent) {
 	w.say("%s: %s recorded by %s: %s", m.id, in.Verb, p.name, in.Why)
 	j.require(w.holder == p && in.Gen == p.gen, "%s: %s was recorded by %s without the lease", m.id, in.Verb, p.name)
 	j.acts++
-	d.rev, d.verb, d.by, d.at = in.Rev, in.Verb, p, in.At
+	d.rev, d.verb, d.by, d.at, d.foreign = in.Rev, in.Verb, p, in.At, in.Foreign
 	switch in.Verb {
 	case pool.TurnOn:
 		j.require(l.Stagger == 0 || in.At.Sub(j.lastOn) >= l.Stagger, "%s: two power-ons within %s", m.id, in.At.Sub(j.lastOn))
@@ -90,6 +93,11 @@ func (j *judge) begins(m *machine, c command) {
 	j.require(!m.hold.on || !m.hold.seen || !m.hold.since.Before(sight), "%s: %s although an operator holds it since %s", m.id, c.do, m.hold.since.Sub(w.start))
 
 	switch c.do {
+	case pool.SoftOff:
+		if !d.asked {
+			d.asked, d.askedAt = true, now
+			d.failed = c.sight.Node.Status != pool.NodeReady
+		}
 	case pool.TurnOn:
 		// race: hosts whose BMC does not tell the truth are not counted.
 		booting, in, warm := 0, 0, 0
@@ -161,21 +169,22 @@ func (j *judge) takesEffect(m *machine, c command) {
 		if c.sight.Node.ID != "" {
 			d.drained = true
 		}
+		m.hold.seen = m.hold.seen && m.node.draining // race: it came after the look
 		j.require(!m.node.eligible || m.node.operators, "%s: drained while it was eligible", m.id)
 	case pool.Enable:
 		j.require(m.osUp || w.now.Sub(c.sight.NodeAt) < heartbeatTTL+l.Fence || m.node.status != pool.NodeReady, "%s: made eligible while it is down", m.id)
 		j.require(!m.shutting || !w.clean(m, c.sight.NodeAt), "%s: made eligible while it shuts down", m.id)
-		d.drained, m.node.operators = false, false
+		// race: an operator's hand that came after the look, or cannot be told
+		// from ours, is overruled.
+		d.drained, m.node.operators, m.hold = false, false, hold{}
 	case pool.Cordon:
 		if m.inService() && c.sight.Node.ID != "" {
 			j.floor(m, c)
 		}
 		m.node.operators = false
+		m.hold.seen = m.hold.seen && m.hold.drained // race: it came after the look
 	case pool.SoftOff, pool.HardOff:
 		j.off(m, c, d)
-		if c.do == pool.SoftOff {
-			d.asked, d.askedAt = true, c.sent
-		}
 	}
 }
 
@@ -225,7 +234,7 @@ func (j *judge) off(m *machine, c command, d *docket) {
 		// race: eligible again by an operator after the look.
 		j.require(!m.node.eligible || !m.node.known || c.sight.Node.Status == pool.NodeAbsent || m.node.operators, "%s: %s while it is eligible", m.id, c.do)
 		if m.joined && c.sight.Node.Status == pool.NodeReady {
-			j.require(d.drained || m.node.operators || !w.clean(m, sight), "%s: %s before a drain of ours", m.id, c.do)
+			j.require(d.drained || d.failed || m.node.operators || !w.clean(m, sight), "%s: %s before a drain of ours", m.id, c.do)
 		}
 		j.require(!m.node.draining || m.node.operators, "%s: %s before the drain has ended", m.id, c.do)
 	}

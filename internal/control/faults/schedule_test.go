@@ -185,9 +185,10 @@ func operatorDrains(w *world, m *machine, f fault) {
 		return
 	}
 	m.leaves()
-	seen := m.visible()
+	d := w.judge.docket(m)
+	seen := m.visible() || d.verb != pool.VerbNone && !d.foreign
 	m.drain(pool.MarkForeign)
-	m.hold = hold{on: true, since: w.now, seen: seen}
+	m.hold = hold{on: true, since: w.now, seen: seen, drained: true}
 	w.after(f.last, m.giveBack(w.now))
 }
 

@@ -193,6 +193,8 @@ type hold struct {
 	on    bool
 	since time.Time
 	seen  bool // Nomad shows it
+	// drained: it began as a drain, whose mark stays.
+	drained bool
 }
 
 // job is an allocation, placed or waiting.
