@@ -97,6 +97,7 @@ const (
 	learningRate       = 0.3   // of the experts' weights, per step and unit of scaled loss
 	share              = 0.002 // of the weights that moves to all experts each step
 	conformalRate      = 0.004 // of the quantiles' correction, per step
+	mostRatio          = 3     // logarithm of the largest quantile over the mix
 	recount            = 4     // steps between two looks at the residuals' distribution
 )
 
@@ -218,7 +219,7 @@ func (m *Model) forecast(k int) {
 	}
 	lift := 0.02 * m.scale
 	for i, r := range m.ratios {
-		m.quantiles[i] = max((m.center+lift)*math.Exp(r*spread)-lift, 0)
+		m.quantiles[i] = max((m.center+lift)*math.Exp(min(r*spread, mostRatio))-lift, 0)
 	}
 	copy(m.upper.at(k), m.quantiles)
 }

@@ -81,7 +81,7 @@ type Rules struct {
 	// SLO is the share of work that shall be on time; 0 means 0.99.
 	SLO float64
 	// Wear is what a start costs beyond the time it is billed, as so much
-	// time of a replica; 0 means 5 min.
+	// time of a replica; 0 means 10 min.
 	Wear time.Duration
 	// StaleAfter is the age from which the newest sample, and the length
 	// from which a hole, is too old to act on; 0 means 5 min.
@@ -103,7 +103,7 @@ func (r Rules) withDefaults() Rules {
 	or(&r.ScaleInAfter, max(r.Lead, 15*time.Minute))
 	or(&r.StaleAfter, 5*time.Minute)
 	or(&r.Wait, time.Minute)
-	or(&r.Wear, 5*time.Minute)
+	or(&r.Wear, 10*time.Minute)
 	if r.SLO == 0 {
 		r.SLO = 0.99
 	}
@@ -144,8 +144,11 @@ const (
 	RuleHold Rule = "hold"
 	// RuleSimple follows the need now and the queue, without a forecast.
 	RuleSimple Rule = "simple"
-	// RulePredictive plans for a quantile of the demand one lead time ahead.
+	// RulePredictive plans for the demand one lead time ahead.
 	RulePredictive Rule = "predictive"
+	// RuleStatic holds what the largest demand of the last two weeks needs,
+	// because scaling would have cost as much. It ends when it would not.
+	RuleStatic Rule = "static"
 )
 
 // Decision is how many replicas to want, and why.
@@ -179,7 +182,8 @@ func (d Decision) Term(name string) (t Term, ok bool) {
 	return Term{}, false
 }
 
-// Decide answers how many replicas are needed now. It never panics. The count
+// Decide answers how many replicas are needed now, from all of the series. A
+// [Planner] gives the same answers and keeps what it read. It never panics. The count
 // is within min and max, whatever in.Count is; when there is nothing to go by,
 // in.Count is kept otherwise and the reason says why. Rules that
 // [Rules.Validate] refuses leave in.Count as it is.

@@ -16,9 +16,9 @@ import (
 type Planner struct {
 	rules   Rules
 	invalid error
+	holds   []time.Duration // to choose from
 
-	flow   bool // the signal is Input.Load, not Input.Demand
-	first  demand.Point
+	flow   bool         // the signal is Input.Load, not Input.Demand
 	last   demand.Point // newest point taken in
 	seen   int          // points taken in
 	bucket bucket
@@ -33,11 +33,54 @@ const step = 30 * time.Second
 func steps(d time.Duration) int { return int((d + step - 1) / step) }
 
 // quantiles that candidates may plan for.
-var quantiles = []float64{0.3, 0.5, 0.65, 0.8, 0.9, 0.95, 0.975, 0.99, 0.997}
+var quantiles = []float64{0.3, 0.5, 0.65, 0.8, 0.9, 0.95, 0.98, 0.995}
+
+// target is the capacity that a candidate plans for when nothing waits.
+type target struct {
+	quantile    int     // index in quantiles of the forecast; -1 for none
+	utilization float64 // of the recent load, where there is no quantile
+}
+
+// targets are all of them, from bold to cautious within each kind. The plain
+// ones are the rule that needs no forecast: where forecasting does not pay, the
+// replay finds that out.
+var targets = func() (all []target) {
+	for _, u := range []float64{1, 0.9, 0.8, 0.7, 0.6, 0.45, 0.3, 0.2} {
+		all = append(all, target{-1, u})
+	}
+	for i := range quantiles {
+		all = append(all, target{i, 0})
+	}
+	return all
+}()
+
+// defaultTarget is planned for until the replay has something to say: the 0.95
+// quantile.
+const defaultTarget = 13
+
+// units is the target now.
+func (t target) units(m *forecast.Model) float64 {
+	if t.quantile >= 0 {
+		return m.Quantiles()[t.quantile]
+	}
+	return m.Recent(recentSteps) / t.utilization
+}
+
+// String says what is planned for.
+func (t target) String() string {
+	if t.quantile >= 0 {
+		return fmt.Sprintf("with probability %g no more", quantiles[t.quantile])
+	}
+	return fmt.Sprintf("the load now at %g %% utilization", 100*t.utilization)
+}
 
 // NewPlanner returns a planner that has seen nothing.
 func NewPlanner(r Rules) *Planner {
 	p := &Planner{rules: r.withDefaults(), invalid: r.Validate()}
+	p.holds = []time.Duration{5 * time.Minute, 15 * time.Minute, 30 * time.Minute}
+	if r.ScaleInAfter > 0 { // the operator chose
+		p.holds = []time.Duration{min(r.ScaleInAfter, 24*time.Hour)}
+	}
 	p.reset()
 	return p
 }
@@ -45,7 +88,7 @@ func NewPlanner(r Rules) *Planner {
 // reset forgets everything.
 func (p *Planner) reset() {
 	r := p.rules
-	p.first, p.last, p.seen, p.bucket = demand.Point{}, demand.Point{}, 0, bucket{}
+	p.last, p.seen, p.bucket = demand.Point{}, 0, bucket{}
 	if p.invalid != nil {
 		return
 	}
@@ -56,7 +99,7 @@ func (p *Planner) reset() {
 		Long:  steps(max(r.Interval-time.Minute, 0)), Every: minute, Width: 2 * minute,
 		Quantiles: quantiles,
 	})
-	p.replay = newReplay(r)
+	p.replay = newReplay(r, p.holds)
 }
 
 // Decide answers how many replicas are needed now, like the function of the
@@ -76,7 +119,9 @@ func (p *Planner) Decide(in Input) Decision {
 	}
 	p.take(signal.Window(time.Time{}, in.Now), flow)
 	if p.model.Matured() < enough {
-		return simple(in, p.rules)
+		d := simple(in, p.rules)
+		d.Reason += "; too little history for a forecast yet"
+		return d
 	}
 	return p.predict(in, signal)
 }
@@ -98,9 +143,6 @@ func (p *Planner) take(s demand.Series, flow bool) {
 	}
 	p.flow = flow
 	for _, v := range news {
-		if p.seen == 0 {
-			p.first = v
-		}
 		p.bucket.add(v, p.rules.StaleAfter, p.value)
 		p.last = v
 		p.seen++
@@ -121,6 +163,9 @@ type bucket struct {
 	last float64
 }
 
+// mostUnits bounds a sample, so that no sum leaves what numbers hold.
+const mostUnits = 1e12
+
 // longestHole bounds the work that one sample can make.
 const longestHole = 60 * 24 * time.Hour
 
@@ -135,7 +180,7 @@ func (b *bucket) add(v demand.Point, stale time.Duration, pass func(float64)) {
 		}
 	}
 	missing := int((v.At.Sub(b.end) + step - 1) / step)
-	for i := range missing {
+	for range missing {
 		switch {
 		case b.n > 0:
 			b.flush(pass)
@@ -144,10 +189,9 @@ func (b *bucket) add(v demand.Point, stale time.Duration, pass func(float64)) {
 		default:
 			pass(b.last)
 		}
-		_ = i
 		b.end = b.end.Add(step)
 	}
-	b.sum += v.Value
+	b.sum += min(v.Value, mostUnits)
 	b.n++
 	if !v.At.Before(b.end) {
 		b.flush(pass)
@@ -163,59 +207,122 @@ func (b *bucket) flush(pass func(float64)) {
 
 // predict is the decision with a forecast.
 func (p *Planner) predict(in Input, signal demand.Series) Decision {
-	r, m := p.rules, p.model
-	c := p.replay.chosen()
-	q := m.Quantiles()[c.quantile]
-	s := situation{center: m.Center(), quantile: q, recent: m.Recent(2 * int(time.Minute/step))}
-	d := Decision{Rule: RulePredictive}
-	term := func(n string, v float64, unit, note string) {
-		d.Terms = append(d.Terms, Term{n, v, unit, note})
-	}
-	starting, age := 0, 0.0
+	r, m, c := p.rules, p.model, p.replay.chosen()
+	s := situation{center: m.Center(), target: targets[c.target].units(m), recent: m.Recent(recentSteps)}
+	age := 0.0
 	for _, at := range in.Starting {
-		starting++
 		age += max(r.Lead.Seconds()-max(at.Sub(in.Now).Seconds(), 0), 0)
 	}
-	starting = min(starting, max(in.Count, 0))
-	s.ready = float64(max(in.Count, 0) - starting)
 	s.aged = age
+	s.ready = float64(max(in.Count-len(in.Starting), 0))
 	waiting, waited := 0.0, false
 	if p.flow {
-		waiting, waited = p.queue(in, signal, c)
+		waiting, waited = p.queue(in, c)
 	}
 	s.backlog = waiting * in.Service.Seconds()
 	out, drain := s.out(r, c)
-	term("recent", s.recent, "units", "mean of the last two minutes")
-	term("expected", s.center, "units", "the experts' mix, one lead time ahead")
-	term(TermForecast, q, "units", "upper quantile of what comes one lead time ahead")
-	term(TermQuantile, quantiles[c.quantile], "", "of that forecast")
-	term("waiting", waiting, "units", "in the queue now")
-	term("drain", drain, "units", "capacity to be rid of the backlog one lead time ahead")
-	term("out", float64(out), "replicas", "for the forecast and the queue")
-	keep := p.replay.keep(c)
-	if !p.flow {
+	if !p.flow { // work that holds its unit until it ends needs one of its own
 		if last, ok := signal.Last(); ok {
 			out = max(out, ceil(last.Value/(r.Units*r.Utilization)))
 		}
 	}
-	term("keep", float64(keep), "replicas", "most that forecasts asked for within the hold time")
-	want := out
+	keep := p.replay.keep(c)
+	why := p.whyKeep(in, signal, c, waited)
+	want, rule := out, RulePredictive
 	if out < in.Count {
 		want = min(in.Count, max(out, keep))
-		if waited {
+		if why != "" {
 			want = in.Count
 		}
 	}
-	d.Count = clamp(want, r)
-	term("count", float64(in.Count), "replicas", "wanted until now")
-	term("want", float64(d.Count), "replicas", "")
-	d.Reason = fmt.Sprintf("want %d: forecast %s", d.Count, number(q))
+	if n, better := p.replay.static(); better && want <= n {
+		want, rule = n, RuleStatic
+	}
+	d := Decision{Count: clamp(want, r), Rule: rule}
+	d.Terms = p.terms(s, c, waiting, drain)
+	d.Terms = append(d.Terms,
+		Term{"out", float64(out), "replicas", "for the forecast and the queue"},
+		Term{"keep", float64(keep), "replicas", fmt.Sprintf("most that forecasts asked for in the last %s", short(c.hold))},
+		Term{"count", float64(in.Count), "replicas", "wanted until now"},
+		Term{"want", float64(d.Count), "replicas", ""})
+	d.Reason = p.sentence(in, d, s, c, want, out, keep, drain, why)
 	return d
+}
+
+// recentSteps is the two minutes over which the load now is averaged.
+const recentSteps = int(2 * time.Minute / step)
+
+// terms are the numbers that the forecast and the replay put in.
+func (p *Planner) terms(s situation, c candidate, waiting, drain float64) []Term {
+	q := max(targets[c.target].quantile, 0)
+	own := &p.replay.pools[len(p.replay.candidates)]
+	terms := []Term{
+		{"recent", s.recent, "units", "mean of the last two minutes"},
+		{"expected", s.center, "units", "the experts' mix, one lead time ahead"},
+		{TermForecast, p.model.Quantiles()[q], "units", "upper quantile one lead time ahead"},
+		{TermQuantile, quantiles[q], "", "of that forecast"},
+		{"target", s.target, "units", targets[c.target].String()},
+		{"waiting", waiting, "units", "in the queue now"},
+		{"drain", drain, "units", "capacity to be rid of the backlog one lead time ahead"},
+		{"drain_time", max(c.drain, p.rules.Interval).Seconds(), "s", "in which it shall be gone"},
+		{"hold", c.hold.Seconds(), "s", "how long surplus stays"},
+		{"replayed_late", own.late / max(own.all, 1e-9), "", "share that was late in the replay"},
+	}
+	for _, w := range p.model.Weights() {
+		terms = append(terms, Term{"weight_" + w.Expert, w.Share, "", "of the expert in the mix"})
+	}
+	return terms
+}
+
+// whyKeep says why nothing may be let go now; "" when it may.
+func (p *Planner) whyKeep(in Input, signal demand.Series, c candidate, waited bool) string {
+	r := p.rules
+	r.ScaleInAfter = c.hold
+	past := signal.Window(in.Now.Add(-r.ScaleInAfter-r.StaleAfter-r.Smooth), in.Now)
+	if _, why := surplus(past, in, r, false); why != "" {
+		return why
+	}
+	if waited {
+		return fmt.Sprintf("work waited within the last %s", short(c.hold))
+	}
+	return ""
+}
+
+// sentence says what was decided in words that need no legend.
+func (p *Planner) sentence(in Input, d Decision, s situation, c candidate, want, out, keep int, drain float64, why string) string {
+	r := p.rules
+	need := fmt.Sprintf("%s will be needed in %s (%s)", number(s.target), short(r.Lead), targets[c.target])
+	if drain > 0 {
+		need += fmt.Sprintf(" and %s to drain the queue", number(drain))
+	}
+	need += fmt.Sprintf(" of %s a replica", number(r.Units*r.Utilization))
+	var text string
+	switch {
+	case d.Rule == RuleStatic:
+		text = fmt.Sprintf("holding %d: demand cannot be followed at a lead time of %s, scaling would cost as much as this always being on", d.Count, short(r.Lead))
+	case d.Count > in.Count:
+		text = fmt.Sprintf("scaling out from %d to %d: %s", in.Count, d.Count, need)
+	case d.Count < in.Count:
+		text = fmt.Sprintf("scaling in from %d to %d: %s, no more was foreseen in the last %s", in.Count, d.Count, need, short(c.hold))
+	case out < d.Count && why != "":
+		text = fmt.Sprintf("keeping %d though %d would do: %s", d.Count, out, why)
+	case out < d.Count && keep >= d.Count:
+		text = fmt.Sprintf("keeping %d: %s, more was foreseen in the last %s", d.Count, need, short(c.hold))
+	default:
+		text = fmt.Sprintf("keeping %d: %s", d.Count, need)
+	}
+	switch {
+	case d.Count < want:
+		text += fmt.Sprintf("; max %d limits the %d wanted", r.Max, want)
+	case d.Count > want:
+		text += fmt.Sprintf("; min %d", r.Min)
+	}
+	return text
 }
 
 // queue is the units that wait now, and whether any waited for a good part of
 // the allowed time within the hold time: then nothing is let go.
-func (p *Planner) queue(in Input, load demand.Series, c candidate) (waiting float64, waited bool) {
+func (p *Planner) queue(in Input, c candidate) (waiting float64, waited bool) {
 	r := p.rules
 	recent := in.Queue.Window(in.Now.Add(-max(c.hold, r.StaleAfter)), in.Now)
 	if len(recent) == 0 {
@@ -226,7 +333,7 @@ func (p *Planner) queue(in Input, load demand.Series, c candidate) (waiting floa
 		waiting = last.Value
 	}
 	for _, v := range recent.Window(in.Now.Add(-c.hold), in.Now) {
-		if v.Value*in.Service.Seconds() > waitedPart*r.Wait.Seconds()*max(p.model.Recent(4), r.Units) {
+		if v.Value*in.Service.Seconds() > waitedPart*r.Wait.Seconds()*max(p.model.Recent(recentSteps), r.Units) {
 			return waiting, true
 		}
 	}

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"math"
+	"slices"
 	"time"
 
 	"github.com/gpupool/gpupool/internal/forecast"
@@ -9,31 +10,31 @@ import (
 
 // candidate is one way to decide, of those that are tried on the past.
 type candidate struct {
-	quantile int           // index in quantiles: what is planned for
-	drain    time.Duration // a backlog shall be gone within
-	hold     time.Duration // what was surplus for so long goes
-	holds    int           // index of hold
+	target int           // index in targets: what is planned for
+	drain  time.Duration // a backlog beyond what may wait shall be gone within
+	hold   time.Duration // what was surplus for so long goes
+	holds  int           // index of hold
 }
 
 // situation is what a decision, in earnest or in replay, rests on.
 type situation struct {
-	recent, center, quantile float64 // units: load now, its expected value and quantile one lead time ahead
-	backlog                  float64 // unit-seconds that wait now
-	ready                    float64 // replicas
-	aged                     float64 // replica-seconds that those starting will have served one lead time ahead
+	recent, center, target float64 // units: load now, its expected value one lead time ahead, and what is planned for
+	backlog                float64 // unit-seconds that wait now
+	ready                  float64 // replicas
+	aged                   float64 // replica-seconds that those starting will have served one lead time ahead
 }
 
 // out is the replicas that forecast and queue call for, and the units in it
 // that drain the backlog.
 func (s situation) out(r Rules, c candidate) (n int, drain float64) {
 	lead := r.Lead.Seconds()
-	work := s.backlog + lead*(s.recent+s.center)/2 - r.Units*(s.ready*lead+s.aged)
+	work := s.backlog + lead*(s.recent+s.center)/2 - r.Units*(s.ready*lead+s.aged) - s.center*r.Wait.Seconds()/2
 	if work > 0 {
 		drain = work / max(c.drain, r.Interval).Seconds()
 	}
-	need := max(s.quantile/r.Utilization, s.center+drain)
-	if drain == 0 {
-		need = s.quantile / r.Utilization
+	need := s.target / r.Utilization
+	if drain > 0 {
+		need = max(need, s.center+drain)
 	}
 	return ceil(need / r.Units), drain
 }
@@ -44,14 +45,16 @@ func (s situation) out(r Rules, c candidate) (n int, drain float64) {
 type replay struct {
 	rules      Rules
 	candidates []candidate
-	pools      []pool
-	base       []int    // replicas for each quantile
-	most       []window // of base, for each quantile and hold
+	pools      []pool   // one for each candidate, and one that follows the choices as they are made
+	base       []int    // replicas for each target
+	most       []window // of base, for each target and hold
 	holds      []time.Duration
 	k          int
 	weight     float64
 	grow       float64
 	choice     int
+	peaks      [peakDays]float64 // largest two-minute mean of each day, units
+	day        int
 	decideEach int
 }
 
@@ -64,73 +67,98 @@ type pool struct {
 	backlog  float64 // unit-seconds
 	waited   int     // last step at which the queue was long
 
-	late, all, billed, starts float64 // weighted sums
+	late, all, billed, starts, steps float64 // weighted sums
 }
 
 const (
-	halfLife = 7 * 24 * time.Hour // of what the replay remembers
-	safety   = 0.6                // share of the lateness allowed that the replay may use up
+	halfLife = 14 * 24 * time.Hour // of what the replay remembers
+
+	// mostOfBudget is the share of the promised lateness that a candidate may
+	// use up in the replay. What is chosen with hindsight does worse in future.
+	mostOfBudget = 0.6
+	// lateCost is what work that is late beyond that costs, over the cost of
+	// the capacity that serves it. It is high, because a promise is a promise,
+	// and finite, because of jumps that no capacity could have met.
+	lateCost = 500
+	// worthwhile is how much cheaper than the choice so far another must be.
+	worthwhile = 0.98
+	// bolder is how much cheaper a less cautious candidate must be.
+	bolder = 0.99
+	// peakDays is for how many days the largest demand is remembered.
+	peakDays = 14
 )
 
-func newReplay(r Rules) *replay {
+// newReplay returns a replay of candidates that differ in what they plan for, in
+// how fast they drain and in how long they hold.
+func newReplay(r Rules, holds []time.Duration) *replay {
 	p := &replay{rules: r, weight: 1, grow: math.Exp2(float64(step) / float64(halfLife)), decideEach: max(int(r.Interval/step), 1)}
-	p.holds = []time.Duration{r.ScaleInAfter, 2 * r.ScaleInAfter}
-	for q := range quantiles {
-		for _, drain := range []time.Duration{r.Wait, 3 * r.Wait, max(r.Lead, 6*r.Wait)} {
+	p.holds = holds
+	for q := range targets {
+		for _, drain := range []time.Duration{r.Wait, 3 * r.Wait} {
 			for h, hold := range p.holds {
 				p.candidates = append(p.candidates, candidate{q, drain, hold, h})
 			}
 		}
 	}
-	p.pools = make([]pool, len(p.candidates))
+	p.pools = make([]pool, len(p.candidates)+1)
 	lead := steps(r.Lead) + 2
 	for i := range p.pools {
 		p.pools[i].due = make([]int, lead)
 		p.pools[i].waited = math.MinInt32
 	}
-	p.base = make([]int, len(quantiles))
-	for range quantiles {
+	p.base = make([]int, len(targets))
+	for range targets {
 		for _, h := range p.holds {
 			p.most = append(p.most, newWindow(steps(h)))
 		}
 	}
 	for i, c := range p.candidates {
-		if quantiles[c.quantile] == 0.95 && c.drain == 3*r.Wait && c.holds == 0 {
+		if c.target == defaultTarget && c.drain == r.Wait && c.holds == len(p.holds)/2 {
 			p.choice = i
 		}
 	}
 	return p
 }
 
+// chosen is the candidate to decide by.
 func (p *replay) chosen() candidate { return p.candidates[p.choice] }
 
 // keep is the most replicas that the forecast called for within the hold time.
-func (p *replay) keep(c candidate) int { return p.most[c.quantile*len(p.holds)+c.holds].max() }
+func (p *replay) keep(c candidate) int { return p.most[c.target*len(p.holds)+c.holds].max() }
 
 // add replays one step, in which v units were needed, in every pool; m has
 // already made its forecast from v.
 func (p *replay) add(v float64, m *forecast.Model) {
 	r := p.rules
-	for i, q := range m.Quantiles() {
+	for i, t := range targets {
+		q := t.units(m)
 		p.base[i] = clamp(ceil(q/(r.Units*r.Utilization)), r)
 		for h := range p.holds {
 			p.most[i*len(p.holds)+h].add(p.base[i])
 		}
 	}
-	s := situation{recent: m.Recent(int(2 * time.Minute / step)), center: m.Center()}
+	s := situation{recent: m.Recent(recentSteps), center: m.Center()}
 	score := m.Matured() >= enough
 	for i := range p.pools {
-		c, w := p.candidates[i], &p.pools[i]
+		c, w := p.chosen(), &p.pools[i]
+		if i < len(p.candidates) {
+			c = p.candidates[i]
+		}
 		if score || w.backlog > 0 {
 			w.serve(p, v, score)
 		}
 		w.advance(p.k)
 		if p.k%p.decideEach == 0 {
-			s.quantile = m.Quantiles()[c.quantile]
+			s.target = targets[c.target].units(m)
 			p.decide(w, c, s)
 		}
 	}
+	p.peaks[p.day%peakDays] = max(p.peaks[p.day%peakDays], s.recent)
 	p.k++
+	if p.k%steps(24*time.Hour) == 0 {
+		p.day++
+		p.peaks[p.day%peakDays] = 0
+	}
 	if p.weight *= p.grow; p.weight > 1e12 {
 		p.rescale()
 	}
@@ -139,6 +167,9 @@ func (p *replay) add(v float64, m *forecast.Model) {
 	}
 }
 
+// serve takes v units of load for a step and, where score is set, notes what
+// was late and what is paid for. What arrives waits as long as the queue before
+// it takes: Little's law on a queue served first in, first out.
 func (w *pool) serve(p *replay, v float64, score bool) {
 	if math.IsNaN(v) {
 		return
@@ -155,6 +186,7 @@ func (w *pool) serve(p *replay, v float64, score bool) {
 		return
 	}
 	w.all += p.weight * v
+	w.steps += p.weight
 	w.billed += p.weight * float64(w.ready+w.starting)
 	if limit := r.Wait.Seconds(); max(before, after) > limit {
 		share := 1.0
@@ -176,6 +208,7 @@ func (w *pool) advance(k int) {
 	w.aged += float64(w.starting) * step.Seconds()
 }
 
+// decide starts and stops replicas of one pool as the decision in earnest does.
 func (p *replay) decide(w *pool, c candidate, s situation) {
 	s.backlog, s.ready, s.aged = w.backlog, float64(w.ready), w.aged
 	out, _ := s.out(p.rules, c)
@@ -205,45 +238,62 @@ func (p *replay) decide(w *pool, c candidate, s situation) {
 	w.ready = min(w.ready, want-w.starting)
 }
 
+// rescale keeps the growing weights within what numbers hold.
 func (p *replay) rescale() {
 	f := 1 / p.weight
 	for i := range p.pools {
 		w := &p.pools[i]
-		w.late, w.all, w.billed, w.starts = w.late*f, w.all*f, w.billed*f, w.starts*f
+		w.late, w.all, w.billed, w.starts, w.steps = w.late*f, w.all*f, w.billed*f, w.starts*f, w.steps*f
 	}
 	p.weight = 1
 }
 
-// choose takes the cheapest candidate that would have kept the promise; or
-// the one that came closest.
+// choose takes the candidate that would have been the cheapest. Candidates
+// stand from bold to cautious, by what they plan for; a bolder one must be
+// cheaper by a hundredth. This is how Autopilot's recommender chooses among
+// models (Rzadca et al., EuroSys 2020): by what each would have cost.
 func (p *replay) choose() {
 	if p.pools[0].all == 0 {
 		return
 	}
-	allowed := safety * (1 - p.rules.SLO)
-	best, least := -1, -1
-	for i := range p.pools {
-		w := &p.pools[i]
-		if least < 0 || w.late < p.pools[least].late {
-			least = i
-		}
-		if w.late <= allowed*w.all && (best < 0 || p.cost(i) < p.cost(best)) {
+	best := len(p.candidates) - 1
+	for i := best - 1; i >= 0; i-- {
+		if p.cost(i) < bolder*p.cost(best) {
 			best = i
 		}
 	}
-	if best < 0 {
-		best = least
+	if p.cost(best) < worthwhile*p.cost(p.choice) {
+		p.choice = best
 	}
-	now := &p.pools[p.choice]
-	if now.late <= allowed*now.all && p.cost(p.choice) <= 1.005*p.cost(best) {
-		return
-	}
-	p.choice = best
 }
 
-// cost is in replica-steps.
+// static is the count that would have been enough all the time, and whether it
+// would have been no dearer than what was chosen: then scaling cannot pay at
+// this lead time. It takes three days to say so.
+func (p *replay) static() (n int, better bool) {
+	own := &p.pools[len(p.candidates)]
+	n = clamp(ceil(slices.Max(p.peaks[:])/(p.rules.Units*p.rules.Utilization)), p.rules)
+	return n, p.day >= 3 && float64(n)*own.steps <= own.billed+own.starts*p.rules.Wear.Seconds()/step.Seconds()
+}
+
+// cost is what a candidate would have cost, in unit-steps: the capacity it
+// would have paid for, the wear of its starts, and what is late beyond what the
+// promise allows. Without a price on lateness a jump that nobody could foresee
+// would make the pool pay for ever for what no capacity could have prevented.
 func (p *replay) cost(i int) float64 {
-	return p.pools[i].billed + p.pools[i].starts*p.rules.Wear.Seconds()/step.Seconds()
+	w, r := &p.pools[i], p.rules
+	excess := max(w.late-p.allowed()*w.all, 0)
+	return r.Units*(w.billed+w.starts*r.Wear.Seconds()/step.Seconds()) + lateCost*excess
+}
+
+// allowed is the share of work that may be late in the replay of a candidate.
+// It is less than the promise, and the less the more was late of late in the
+// pool that followed the choices as they were made: what looks best afterwards
+// is not what was chosen before.
+func (p *replay) allowed() float64 {
+	own := &p.pools[len(p.candidates)]
+	late := 1 - p.rules.SLO
+	return late * min(max(1.3-own.late/max(own.all, 1e-9)/late, 0.1), mostOfBudget)
 }
 
 // window is the largest of the last size values, each in constant time: the
