@@ -6,6 +6,7 @@ import (
 
 	"github.com/gpupool/gpupool/internal/plan"
 	"github.com/gpupool/gpupool/internal/pluginconfig"
+	"github.com/gpupool/gpupool/internal/record"
 	"github.com/gpupool/gpupool/internal/setting"
 )
 
@@ -17,24 +18,52 @@ func readDefaults(config map[string]string) error {
 	return r.Err()
 }
 
-// readRules reads the rules of one check: its strategy block over the plugin's
-// defaults.
-func readRules(defaults, check map[string]string) (plan.Rules, error) {
+// settings is what a check's strategy block, over the plugin's defaults, says.
+type settings struct {
+	rules plan.Rules
+	pool  string        // its name in the decision log; may be empty
+	log   record.Config // no decision log where its path is empty
+}
+
+// readSettings reads the settings of one check: its strategy block over the
+// plugin's defaults.
+func readSettings(defaults, check map[string]string) (settings, error) {
 	merged := maps.Clone(defaults)
 	if merged == nil {
 		merged = make(map[string]string)
 	}
 	maps.Copy(merged, check)
 	r := pluginconfig.Read(pluginName, merged)
-	rules := declare(r, true)
-	if rules.Max < rules.Min {
+	s := declare(r, true)
+	if s.rules.Max < s.rules.Min {
 		r.Reject("max", "is below min", "the autoscaler does not tell a strategy the policy's min and max: repeat both here")
 	}
-	return rules, r.Err()
+	return s, r.Err()
 }
 
 // declare is every setting of the strategy, in the order of the reference page.
-func declare(r pluginconfig.Reader, required bool) plan.Rules {
+func declare(r pluginconfig.Reader, required bool) settings {
+	return settings{rules: declareRules(r, required), pool: declarePool(r), log: declareLog(r)}
+}
+
+func declarePool(r pluginconfig.Reader) string {
+	return r.String("pool", "", "What is scaled, as the decision log and gpupool explain shall call it; without it they say the check's name.")
+}
+
+func declareLog(r pluginconfig.Reader) record.Config {
+	c := record.Config{
+		Path:     r.String("decision_log", "", "File to keep each decision in, with all that it rested on, for gpupool explain, advise and simulate. Its folder must be there. Empty: none is kept."),
+		MaxBytes: int64(r.Size("decision_log_size", 64<<20, "Size from which on the next file is begun; the older ones are named .1, .2 and so on.", setting.Between[setting.Size](1<<20, 1<<40))),
+		Keep:     r.Int("decision_log_keep", 4, "How many older files are kept. Five files of 64MiB hold about a month and a half of one decision in 10s.", setting.Between(0, 999)),
+	}
+	if c.Keep == 0 {
+		c.Keep = -1
+	}
+	return c
+}
+
+// declareRules is what decides.
+func declareRules(r pluginconfig.Reader, required bool) plan.Rules {
 	units, most := 1.0, 0
 	if required {
 		units, most = 0, -1

@@ -22,13 +22,14 @@ const pluginName = "strategy-predictive"
 var _ strategy.Strategy = (*plugin)(nil)
 
 // plugin maps the autoscaler's calls to plan.Decide. It keeps nothing between
-// calls but its configuration.
+// calls but its configuration and the decision logs, which it only writes.
 type plugin struct {
 	log      hclog.Logger
 	defaults atomic.Pointer[map[string]string]
+	logs     decisionLogs
 }
 
-func newPlugin(log hclog.Logger) *plugin { return &plugin{log: log} }
+func newPlugin(log hclog.Logger) *plugin { return &plugin{log: log, logs: decisionLogs{log: log}} }
 
 // PluginInfo names the plugin.
 func (p *plugin) PluginInfo() (*base.PluginInfo, error) {
@@ -55,11 +56,13 @@ func (p *plugin) Run(eval *sdk.ScalingCheckEvaluation, count int64) (*sdk.Scalin
 	if eval.Check != nil && eval.Check.Strategy != nil {
 		check = eval.Check.Strategy.Config
 	}
-	rules, err := readRules(defaults, check)
+	s, err := readSettings(defaults, check)
 	if err != nil {
 		return nil, err
 	}
-	d := plan.Decide(input(eval.Metrics, count, time.Now()), rules)
+	in := input(eval.Metrics, count, time.Now())
+	d := plan.Decide(in, s.rules)
+	p.logs.add(s, eval.Check, in, d)
 	answer(eval.Action, d, count)
 	p.log.Debug("decided", "check", checkName(eval), "count", count, "want", d.Count, "rule", string(d.Rule), "reason", d.Reason)
 	return eval, nil
