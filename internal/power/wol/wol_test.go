@@ -56,9 +56,9 @@ type host struct {
 	strange atomic.Int32 // that were not
 }
 
-func newHost(t *testing.T) *host {
+func newHost(t *testing.T, secureOn ...byte) *host {
 	t.Helper()
-	h := &host{t: t, dir: t.TempDir(), want: magic(mac)}
+	h := &host{t: t, dir: t.TempDir(), want: append(magic(mac), secureOn...)}
 	script, err := os.ReadFile("../command/testdata/controller.sh")
 	if err != nil {
 		t.Fatal(err)
@@ -228,8 +228,7 @@ func TestCopies(t *testing.T) {
 }
 
 func TestSecureOn(t *testing.T) {
-	h := newHost(t)
-	h.want = append(magic(mac), 0x00, 0x11, 0x22, 0x33, 0x44, 0x55)
+	h := newHost(t, 0x00, 0x11, 0x22, 0x33, 0x44, 0x55)
 	d := h.driver(func(c *wol.Config) { c.SecureOnPassword = "00:11:22:33:44:55" })
 	if err := d.On(within(t, plenty)); err != nil {
 		t.Fatal(err)
