@@ -243,4 +243,30 @@ func TestLife(t *testing.T) {
 	l.ok(err)
 	l.untilPhase(pool.Held, "made ineligible by somebody else")
 	l.expect("")
+
+	// Given back, it is surplus once more.
+	_, err = nodes.ToggleEligibility(id, true, nil)
+	l.ok(err)
+	l.untilPhase(pool.Ready, "")
+	l.want(0)
+	l.untilChassis("off")
+	l.host.Stop()
+	l.untilPhase(pool.Off, "")
+	l.expect("cordon, drain, soft-off")
+
+	// nomad node drain -enable of a host that is off, and given back.
+	_, err = nodes.UpdateDrainOpts(id, &nomadapi.DrainOptions{DrainSpec: &nomadapi.DrainSpec{}}, nil)
+	l.ok(err)
+	l.untilPhase(pool.Held, "drained by somebody else")
+	l.want(1)
+	time.Sleep(time.Second) // five ticks, in which it could be powered on
+	l.expect("")
+	l.want(0)
+	_, err = nodes.ToggleEligibility(id, true, nil)
+	l.ok(err)
+	l.untilPhase(pool.Off, "")
+	l.want(1)
+	l.untilChassis("on")
+	l.host.Run()
+	l.untilPhase(pool.Ready, "")
 }

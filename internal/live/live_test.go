@@ -111,14 +111,14 @@ func TestStateIsReadyOnlyAfterALook(t *testing.T) {
 // left to begin an act.
 func TestAnActFitsTheLease(t *testing.T) {
 	for _, ttl := range []time.Duration{0, consul.MinTTL, consul.DefaultTTL, consul.MaxTTL} {
-		real := ttl
+		whole := ttl
 		if ttl == 0 {
-			real = consul.DefaultTTL
+			whole = consul.DefaultTTL
 		}
 		// Lease: held for TTL less a fifth, renewed every third of it.
-		least := real - real/5 - real/3
+		least := whole - whole/5 - whole/3
 		if got := actTimeout(ttl); got > least || got < 2*time.Second {
-			t.Errorf("TTL %s: an act may take %s, and %s are left before a renewal", real, got, least)
+			t.Errorf("TTL %s: an act may take %s, and %s are left before a renewal", whole, got, least)
 		}
 	}
 }
