@@ -176,7 +176,9 @@ func (l *Loop) one(ctx context.Context, gen uint64, v pool.View, a pool.Action) 
 
 	intent := pool.Intent{
 		Verb: a.Do, Why: a.Why, At: now, Gen: gen, NodeIndex: v.Node.Index,
-		Foreign: v.Node.Mark == pool.MarkForeign, Ledger: a.Ledger, Rev: v.Rev,
+		Foreign:  v.Node.Mark == pool.MarkForeign,
+		Eligible: v.Node.Eligible || v.Node.Status == pool.NodeAbsent,
+		Ledger:   a.Ledger, Rev: v.Rev,
 	}
 	intent, err := l.cfg.Store.Record(ctx, a.Host, intent)
 	if err != nil {

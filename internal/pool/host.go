@@ -174,6 +174,9 @@ type Intent struct {
 	// Foreign is set when the node's last drain was somebody else's already
 	// before the act. One that appears later is a hand that came since.
 	Foreign bool `json:"foreign,omitempty"`
+	// Eligible is set when the node was eligible before the act, or not known
+	// to Nomad, where new nodes are: a power-on makes none ineligible.
+	Eligible bool `json:"eligible,omitempty"`
 
 	Ledger
 

@@ -156,10 +156,14 @@ func (v View) held() (bool, string) {
 		return false, ""
 	}
 	switch v.Verb {
-	case TurnOn, Cordon, Drain, SoftOff, HardOff:
-		// We took it out of service, or powered it on as it was; a drain that
-		// the client did by itself while shutting down hides our mark.
+	case Cordon, Drain, SoftOff, HardOff:
+		// We took it out of service; a drain that the client did by itself while
+		// shutting down hides our mark.
 		return false, ""
+	case TurnOn:
+		if !v.Intent.Eligible {
+			return false, "" // it was powered on as it was
+		}
 	case Enable:
 		if !v.givenBack() {
 			return false, "" // it did not work yet

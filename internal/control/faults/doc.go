@@ -49,10 +49,14 @@
 //     to the act. One that makes no difference to what Nomad shows, because we
 //     had made the node ineligible already, is not seen at all, until it is
 //     eligible again.
+//   - An operator's drain of a host that shuts down, where its client drains
+//     itself then, which hides the operator's mark.
 //   - A process on a host whose agent does not answer and whose Nomad client
 //     never joined: nobody is left to ask.
-//   - Work that Nomad has given up as lost, on a host that was cut off from it,
-//     and whose BMC said off when it was powered on: Nomad has placed it anew.
+//   - Work that Nomad has given up as lost, on a host that was cut off from it
+//     before it was in service by our word, because it lacks a GPU, or whose BMC
+//     said off when it was powered on. To us it did not boot. Nomad has placed
+//     the work anew.
 //   - A host whose BMC does not tell the truth, or nothing, is not counted
 //     among those that boot, drain or serve: bound, while that lasts.
 //   - A command that is carried out later than the fence. The world never does

@@ -28,9 +28,11 @@ type docket struct {
 	at   time.Time
 	// foreign: the node's last drain was an operator's when it was decided.
 	foreign bool
-	acted   uint64 // revision that was acted on last
-	onAt    time.Time
-	cycles  map[string]int // power-ons by day
+	// eligible: its node was eligible then, or new.
+	eligible bool
+	acted    uint64 // revision that was acted on last
+	onAt     time.Time
+	cycles   map[string]int // power-ons by day
 	// drained: a drain of ours took effect, and nobody made it eligible since.
 	drained bool
 	asked   bool // a soft off was sent since the last power-on
@@ -66,7 +68,8 @@ func (j *judge) recorded(p *proc, m *machine, in pool.Intent) {
 	w.say("%s: %s recorded by %s: %s", m.id, in.Verb, p.name, in.Why)
 	j.require(w.holder == p && in.Gen == p.gen, "%s: %s was recorded by %s without the lease", m.id, in.Verb, p.name)
 	j.acts++
-	d.rev, d.verb, d.by, d.at, d.foreign = in.Rev, in.Verb, p, in.At, in.Foreign
+	d.rev, d.verb, d.by, d.at = in.Rev, in.Verb, p, in.At
+	d.foreign, d.eligible = in.Foreign, in.Eligible
 	switch in.Verb {
 	case pool.TurnOn:
 		j.require(l.Stagger == 0 || in.At.Sub(j.lastOn) >= l.Stagger, "%s: two power-ons within %s", m.id, in.At.Sub(j.lastOn))
@@ -91,6 +94,7 @@ func (j *judge) begins(m *machine, c command) {
 	d.acted = d.rev
 	// race: a hand that came after the look is seen at the next.
 	j.require(!m.hold.on || !m.hold.seen || !m.hold.since.Before(sight), "%s: %s although an operator holds it since %s", m.id, c.do, m.hold.since.Sub(w.start))
+	m.hold.seen = m.hold.seen && (m.hold.drained || m.hold.since.Before(sight))
 
 	switch c.do {
 	case pool.SoftOff:
@@ -100,21 +104,26 @@ func (j *judge) begins(m *machine, c command) {
 		}
 	case pool.TurnOn:
 		// race: hosts whose BMC does not tell the truth are not counted.
-		booting, in, warm := 0, 0, 0
+		booting, in := 0, 0
 		for _, o := range w.hosts {
 			od := j.docket(o)
 			steady := w.clean(o, now.Add(-l.StaleAfter))
 			switch {
 			case o == m:
 			case o.inService() && o.on:
-				if steady && o.dimmed.Before(sight) && !o.hold.on && !o.node.operators {
+				// One that joined without all of its GPUs is not in service yet.
+				if steady && od.verb != pool.TurnOn && o.dimmed.Before(sight) && !o.hold.on && !o.node.operators {
 					in++
 				}
-			case o.on && o.onByUs && !o.joined && steady && od.verb == pool.TurnOn && now.Sub(od.at) < l.BootTimeout-time.Second:
+			case o.on && o.onByUs && !o.joined && !o.hold.on && steady && od.verb == pool.TurnOn && now.Sub(od.at) < l.BootTimeout-time.Second:
 				booting++
 			case o.on && o.node.status == pool.NodeReady && o.joined && steady && (od.verb == pool.Cordon || od.verb == pool.Drain) &&
 				od.at.Before(sight.Add(-l.Fence-2*actTimeout)) && !o.hold.on && o.docketStill(sight):
-				warm++
+				// The same tick may take it back: judge when all is recorded.
+				w.after(900*time.Millisecond, func() {
+					taken := c.p.dead || w.now.Before(c.p.still) || od.verb != pool.Cordon && od.verb != pool.Drain
+					j.require(taken, "%s: powered on although %s is warm and could be taken back", m.id, o.id)
+				})
 			}
 		}
 		j.require(booting < l.MaxBooting, "%s: powered on as number %d that boots, %d are allowed", m.id, booting+1, l.MaxBooting)
@@ -123,7 +132,6 @@ func (j *judge) begins(m *machine, c command) {
 			most = min(most, l.Max)
 		}
 		j.require(in+booting < most, "%s: powered on as number %d in service or on its way, %d are allowed", m.id, in+booting+1, most)
-		j.require(warm == 0, "%s: powered on although %d warm hosts could be taken back", m.id, warm)
 		j.require(!m.on || !m.inService() || !w.clean(m, sight.Add(-time.Minute)), "%s: powered on although it serves", m.id)
 	case pool.Cordon:
 		if m.inService() {
@@ -238,7 +246,8 @@ func (j *judge) off(m *machine, c command, d *docket) {
 		}
 		j.require(!m.node.draining || m.node.operators, "%s: %s before the drain has ended", m.id, c.do)
 	}
-	if m.joined && !d.onAt.IsZero() {
+	// One that did not boot in its time goes off even if it joins meanwhile.
+	if m.joined && !d.onAt.IsZero() && !d.failed {
 		j.require(c.sent.Sub(d.onAt) >= l.MinOn, "%s: %s %s after its power-on", m.id, c.do, c.sent.Sub(d.onAt))
 	}
 	if hard {

@@ -177,7 +177,7 @@ func (m *machine) visible() bool {
 	d := m.w.judge.docket(m)
 	in := m.intent()
 	return m.node.mark != pool.MarkOurs &&
-		(d.verb == pool.VerbNone || d.verb == pool.Enable && !in.SettledAt.IsZero() && in.Err == "")
+		(d.verb == pool.VerbNone || d.verb == pool.TurnOn && d.eligible || d.verb == pool.Enable && !in.SettledAt.IsZero() && in.Err == "")
 }
 
 func operatorDrains(w *world, m *machine, f fault) {

@@ -286,6 +286,7 @@ func (m *machine) shutdown() {
 		if m.life == life {
 			if w.setup.selfDrain && m.client && m.node.known {
 				m.node.eligible, m.node.mark = false, pool.MarkNone
+				m.hold.seen = false // race: that hides whose drain was before
 			}
 			m.powerOff()
 		}
