@@ -10,15 +10,19 @@ import (
 )
 
 func main() {
+	if err := newRoot().Execute(); err != nil {
+		fmt.Fprintln(os.Stderr, "gpupool:", err)
+		os.Exit(1)
+	}
+}
+
+func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "gpupool",
 		Short:         "Autoscaled GPU hosts under HashiCorp Nomad",
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newStatus(), newPower(), newSimulate(), newTune())
-	if err := root.Execute(); err != nil {
-		fmt.Fprintln(os.Stderr, "gpupool:", err)
-		os.Exit(1)
-	}
+	root.AddCommand(newStatus(), newExplain(), newPower(), newSimulate(), newTune())
+	return root
 }

@@ -485,3 +485,22 @@ func FuzzReadLog(f *testing.F) {
 		}
 	})
 }
+
+// TestReplayOfAForecast: what a planner learned in hours follows from the log
+// too.
+func TestReplayOfAForecast(t *testing.T) {
+	path := newPath(t)
+	s := wave(t0, 1800)
+	entries := []record.Entry{decided(s[:1700], 1), decided(s[:1750], 1), decided(s, 1)}
+	logged(t, record.Config{Path: path}, entries...)
+	got, _ := read(t, path)
+	for i, r := range got {
+		again, err := r.Replay()
+		if err != nil || !again.Same || !r.Exact {
+			t.Errorf("%s: %+v, now %+v, %v", r.Place, r.Decision, again.Decision, err)
+		}
+		if r.Decision.Rule != plan.RulePredictive {
+			t.Errorf("decision %d was not a forecast: %s", i, r.Decision.Reason)
+		}
+	}
+}
