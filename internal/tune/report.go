@@ -245,14 +245,24 @@ func (r *Report) table(b *strings.Builder) {
 		}
 		rows.WriteString("\t\n")
 	}
-	for _, p := range r.Front {
+	own := func(p Point) {
 		name := "predictive"
+		if len(p.Settings) == 0 {
+			name += ", defaults"
+		}
 		if maps.Equal(p.Settings, r.Chosen.Settings) {
-			name = "chosen: predictive"
+			name = "chosen: " + name
 		}
 		row(name, p.Figures, p.Settings)
 	}
-	row("as it comes", r.Default.Figures, nil)
+	onFront := false
+	for _, p := range r.Front {
+		onFront = onFront || len(p.Settings) == 0
+		own(p)
+	}
+	if !onFront {
+		own(r.Default)
+	}
 	for _, p := range r.TrackingQueue {
 		if 1-p.Attainment <= worthShowing*(1-r.SLO) {
 			row("tracking-queue", p.Figures, p.Settings)

@@ -23,8 +23,9 @@ type Evaluate func(s Setting, trace, first, end int) ([]sim.Day, error)
 // End.
 type Span struct{ First, End int }
 
-// Search is successive halving over days: many settings are tried on few days,
-// the better half of them on more, and the better half of these on all. K.
+// Search is successive halving over days: all settings are tried on a quarter of
+// the days, the better half of them on half, and the better half of these on
+// all, so that each round takes the same time. K.
 // Jamieson and A. Talwalkar, "Non-stochastic best arm identification and
 // hyperparameter optimization", AISTATS 2016.
 //
@@ -135,37 +136,46 @@ func (s *Search) Run(ctx context.Context) (Outcome, error) {
 	return out, nil
 }
 
-// try replays all candidates. Where ctx ends it returns those that were done,
-// in order; none where the first was not.
+// try replays all candidates, the first before the others: without it nothing
+// can be compared. Where ctx ends it returns those that were done, in order;
+// none where the first was not.
 func (s *Search) try(ctx context.Context, candidates []Candidate, spans []Span) ([]Candidate, error) {
 	tried := make([]Candidate, len(candidates))
 	done := make([]int, len(candidates)) // traces
-	var mu sync.Mutex
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(runtime.GOMAXPROCS(0))
 	for i, c := range candidates {
 		tried[i] = Candidate{Setting: c.Setting, Days: make([][]sim.Day, len(spans))}
-		for t, p := range spans {
-			group.Go(func() error {
-				if ctx.Err() != nil {
-					return ctx.Err()
-				}
-				days, err := s.Evaluate(c.Setting, t, p.First, p.End)
-				if err != nil {
-					return err
-				}
-				mu.Lock()
-				defer mu.Unlock()
-				tried[i].Days[t] = days
-				done[i]++
-				if s.Progress != nil {
-					s.Progress()
-				}
-				return nil
-			})
-		}
 	}
-	err := group.Wait()
+	var mu sync.Mutex
+	replay := func(from, to int) error {
+		group, ctx := errgroup.WithContext(ctx)
+		group.SetLimit(runtime.GOMAXPROCS(0))
+		for i := from; i < to; i++ {
+			for t, p := range spans {
+				group.Go(func() error {
+					if ctx.Err() != nil {
+						return ctx.Err()
+					}
+					days, err := s.Evaluate(tried[i].Setting, t, p.First, p.End)
+					if err != nil {
+						return err
+					}
+					mu.Lock()
+					defer mu.Unlock()
+					tried[i].Days[t] = days
+					done[i]++
+					if s.Progress != nil {
+						s.Progress()
+					}
+					return nil
+				})
+			}
+		}
+		return group.Wait()
+	}
+	err := replay(0, 1)
+	if err == nil {
+		err = replay(1, len(tried))
+	}
 	var out []Candidate
 	for i, c := range tried {
 		if done[i] < len(spans) {

@@ -1,0 +1,246 @@
+package tune
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"math"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/hclsyntax"
+
+	"github.com/gpupool/gpupool/internal/plan"
+	"github.com/gpupool/gpupool/internal/sim"
+)
+
+// smallWorld is a small pool, for two days and a half of generated demand.
+var smallWorld = sim.Config{Peak: 6, Warmup: 12 * time.Hour}
+
+func somedays(seed uint64) sim.Trace {
+	return sim.Generate(sim.Shape{Name: "some days", Days: 2.5, Mean: 100, Day: 0.7, Noise: 3, Bursts: 1}, seed)
+}
+
+func tuneIn(t *testing.T, cfg sim.Config, budget int, traces ...sim.Trace) *Report {
+	t.Helper()
+	r, err := Tune(context.Background(), cfg, traces, Options{Budget: budget})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func TestTuneFindsAFront(t *testing.T) {
+	r := tuneIn(t, smallWorld, 4, somedays(1), somedays(2))
+	if r.Interrupted || r.Tried != 4 || r.TriedWhole != 4 || len(r.Front) == 0 || len(r.TrackingQueue) == 0 || r.Static == nil || r.HeldOut == nil {
+		t.Fatalf("%+v", r)
+	}
+	for i, p := range r.Front {
+		if i > 0 && (p.Cost <= r.Front[i-1].Cost || p.Attainment <= r.Front[i-1].Attainment) {
+			t.Errorf("point %d is no better than the one before: %+v", i, r.Front)
+		}
+	}
+	// What is reported of a setting is what the simulator says of it.
+	w, err := sim.NewWorld(smallWorld, somedays(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := sim.NewWorld(smallWorld, somedays(2))
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec, _ := sim.Lookup("predictive")
+	a, b := w.Run(spec, 1), other.Run(spec, 1)
+	if d := r.Default; math.Abs(d.Cost-a.Cost-b.Cost) > 1e-6 || math.Abs(d.Attainment-min(a.Attainment, b.Attainment)) > 1e-9 || d.PowerCycles != a.PowerCycles+b.PowerCycles ||
+		d.WorstDay != min(a.WorstDay, b.WorstDay) {
+		t.Errorf("the policy as it comes: %+v, the simulator says %g and %g, %g and %g on time", d, a.Cost, b.Cost, a.Attainment, b.Attainment)
+	}
+	if diff := cmp.Diff(r, tuneIn(t, smallWorld, 4, somedays(1), somedays(2)), cmp.AllowUnexported(Report{}, Fold{})); diff != "" {
+		t.Errorf("the same seed gives another answer:\n%s", diff)
+	}
+}
+
+// A flat line with a burst at times that nobody can know, and starts that take
+// longer than the burst: nothing that scales is of any use.
+func TestWhereAutoscalingCannotPay(t *testing.T) {
+	trace := sim.Trace{Name: "bursts", Start: sim.DefaultStart}
+	for m := range 24 * 60 {
+		v := 10.0
+		if m%97 < 8 {
+			v = 100
+		}
+		trace.Arrivals = append(trace.Arrivals, v)
+	}
+	r := tuneIn(t, sim.Config{Peak: 6, Lead: 20 * time.Minute, Warmup: 2 * time.Hour, SLO: 0.999}, 4, trace)
+	if r.Advice.Do != DoHold || r.Advice.Count < 5 || r.Advice.Count != r.Static.Count || !strings.Contains(r.Advice.Why, "autoscaling cannot pay here at this cold start of 20m") {
+		t.Fatalf("advice %+v, front %+v, static %+v", r.Advice, r.Front, r.Static)
+	}
+	// One fewer does not keep it.
+	w, err := sim.NewWorld(sim.Config{Peak: 6, Lead: 20 * time.Minute, Warmup: 2 * time.Hour, SLO: 0.999}, trace)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if less := w.Run(holding(r.Static.Count-1), 0); less.Attainment >= 0.999 || r.Static.Attainment < 0.999 {
+		t.Errorf("%d keep %g, one fewer %g", r.Static.Count, r.Static.Attainment, less.Attainment)
+	}
+}
+
+func TestAdvice(t *testing.T) {
+	tuner := &tuner{aim: aim}
+	f := func(cost, attainment float64) Figures { return Figures{Cost: cost, Attainment: attainment} }
+	set := map[string]string{"utilization": "0.8"}
+	for _, c := range []struct {
+		name   string
+		report Report
+		want   Do
+		why    string
+	}{
+		{"cheaper", Report{Default: Point{Figures: f(100, 0.995)}, Chosen: Point{set, f(90, 0.99)}, Static: &Static{9, f(200, 1)}}, DoTune, "10.0 % less"},
+		{"the defaults are late", Report{Default: Point{Figures: f(80, 0.985)}, Chosen: Point{set, f(90, 0.99)}}, DoTune, "98.50% on time, short of 99.00%"},
+		{"nothing to gain", Report{Default: Point{Figures: f(100, 0.995)}, Chosen: Point{Figures: f(100, 0.995)}}, DoDefaults, "more than 1 % cheaper"},
+		{"static is cheaper", Report{Chosen: Point{set, f(90, 0.99)}, Static: &Static{9, f(85, 0.995)}}, DoHold, "costs 90; hold 9, for 85"},
+		{"but not than tracking", Report{Default: Point{Figures: f(100, 0.995)}, Chosen: Point{set, f(90, 0.99)}, Static: &Static{9, f(85, 0.995)}, TrackingQueue: []Point{{set, f(80, 0.99)}}}, DoTune, "10.0 %"},
+		{"only static keeps it", Report{Chosen: Point{set, f(50, 0.98)}, Static: &Static{9, f(850, 0.995)}}, DoHold, "nothing that scales kept 99.00%"},
+		{"nothing keeps it", Report{Chosen: Point{set, f(50, 0.98)}}, DoNothing, "the closest reached 98.00%"},
+	} {
+		got := tuner.advice(&c.report, true)
+		if got.Do != c.want || !strings.Contains(got.Why, c.why) {
+			t.Errorf("%s: %+v", c.name, got)
+		}
+	}
+}
+
+func TestInterruptedReportSaysSo(t *testing.T) {
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	r, err := Tune(ctx, smallWorld, []sim.Trace{somedays(1)}, Options{Budget: 8, Progress: func(done, all int, what string) {
+		if what == "settings" && done == all-3 {
+			stop()
+		}
+	}})
+	if err != nil || !r.Interrupted || len(r.Warnings) == 0 || !strings.Contains(r.Warnings[0], "interrupted: of the 8 settings") {
+		t.Fatalf("error %v, %+v", err, r)
+	}
+	ctx, stop = context.WithCancel(context.Background())
+	stop()
+	if r, err := Tune(ctx, smallWorld, []sim.Trace{somedays(1)}, Options{}); err == nil {
+		t.Errorf("nothing was tried, and yet: %+v", r)
+	}
+}
+
+func TestPolicyFile(t *testing.T) {
+	r := tuneIn(t, smallWorld, 4, somedays(1))
+	r.Chosen = Point{Setting{0.72, 1.5, 900}.texts(params, r.rules), r.Chosen.Figures}
+	r.Warnings = append(r.Warnings, "a warning\nof two lines")
+	var b bytes.Buffer
+	if err := r.WritePolicy(&b, "gpupool tune --trace 'a\nb.csv'"); err != nil {
+		t.Fatal(err)
+	}
+	text := b.String()
+	file, diags := hclsyntax.ParseConfig(b.Bytes(), "x.hcl", hcl.InitialPos)
+	if diags.HasErrors() {
+		t.Fatalf("%v\n%s", diags, text)
+	}
+	blocks := file.Body.(*hclsyntax.Body).Blocks
+	if len(blocks) != 1 || blocks[0].Type != "strategy" {
+		t.Fatal(text)
+	}
+	got := map[string]string{}
+	for k, a := range blocks[0].Body.Attributes {
+		v, diags := a.Expr.Value(nil)
+		if diags.HasErrors() {
+			t.Fatal(diags)
+		}
+		got[k] = v.AsString()
+	}
+	want := map[string]string{"units": "8", "min": "1", "max": "12", "interval": "1m", "lead_time": "7m30s", "utilization": "0.72", "scale_in_after": "15m"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	for _, part := range []string{PolicyHeader, "# gpupool tune --trace 'a b.csv'\n", "# Warning: a warning of two lines.", "GPU-hours", "As it comes"} {
+		if !strings.Contains(text, part) {
+			t.Errorf("%q is not in:\n%s", part, text)
+		}
+	}
+}
+
+// The plugin refuses keys that it does not know. Its reference page is made from
+// those that it does.
+func TestEveryKeyIsOneThatThePluginTakes(t *testing.T) {
+	page, err := os.ReadFile("../../docs/reference/strategy-predictive.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	base := plan.Rules{Units: 8, Max: 10, Lead: 5 * time.Minute, Interval: time.Minute, SLO: 0.99}
+	for i, p := range params {
+		if !strings.Contains(string(page), "\n| `"+p.Key+"` |") {
+			t.Errorf("strategy-predictive does not take %s", p.Key)
+		}
+		seen := map[string]bool{}
+		for _, u := range []float64{0, 0.5, 1 - 1.0/(1<<32)} {
+			r := base
+			p.Set(&r, p.at(u))
+			if err := r.Validate(); err != nil {
+				t.Errorf("%s at %g: %v", p.Key, u, err)
+			}
+			seen[p.Text(r)] = true
+		}
+		if len(seen) != 3 {
+			t.Errorf("%s is written %v from one end to the other", p.Key, seen)
+		}
+		if s := make(Setting, i); len(s.texts(params, base)) != i {
+			t.Errorf("%d values, %v", i, s.texts(params, base))
+		}
+	}
+}
+
+func TestReportForPeopleAndPrograms(t *testing.T) {
+	r := tuneIn(t, smallWorld, 4, somedays(1))
+	var text, machine bytes.Buffer
+	if err := r.WriteText(&text); err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range []string{"some days", "chosen: predictive", "tracking-queue", "hold ", "held out, one day at a time", "4 settings of utilization"} {
+		if !strings.Contains(text.String(), part) {
+			t.Errorf("%q is not in:\n%s", part, text.String())
+		}
+	}
+	if err := r.WriteJSON(&machine); err != nil {
+		t.Fatal(err)
+	}
+	page, err := os.ReadFile("../../docs/reference/tune.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(machine.Bytes(), &members); err != nil {
+		t.Fatal(err)
+	}
+	for name := range members {
+		if !strings.Contains(string(page), "`"+name+"`") && !strings.Contains(string(page), "`"+name+"[]`") {
+			t.Errorf("the member %s is not on the reference page", name)
+		}
+	}
+}
+
+func TestBadInput(t *testing.T) {
+	for _, c := range []struct {
+		cfg    sim.Config
+		traces []sim.Trace
+		budget int
+		want   string
+	}{
+		{smallWorld, nil, 1, "no trace"},
+		{smallWorld, []sim.Trace{somedays(1)}, -1, "budget -1: must be 1 to"},
+		{sim.Config{SLO: 1}, []sim.Trace{somedays(1)}, 1, "slo 1: must be below 1"},
+		{sim.Config{Warmup: 99 * time.Hour}, []sim.Trace{somedays(1)}, 1, "some days: warmup 99h"},
+	} {
+		if _, err := Tune(context.Background(), c.cfg, c.traces, Options{Budget: c.budget}); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("error %v, want one with %q", err, c.want)
+		}
+	}
+}
