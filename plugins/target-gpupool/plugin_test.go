@@ -179,8 +179,16 @@ func somebodyElseWants(t *testing.T, s servers) {
 	p := start(t, s.config(r.pools([]string{"else"}, `"200ms"`, "\"10m\"\n  stale_after   = \"20m\"")))
 	p.untilReady("else")
 	records := s.records(t, "else")
-
 	w := s.want(t, "else")
+	until(t, "it has looked once more after the adoption, and will not for minutes", func() string {
+		p.mu.RLock()
+		defer p.mu.RUnlock()
+		if at := p.runners["else"].State().At; !at.After(w.At) {
+			return "it looked at " + at.String()
+		}
+		return ""
+	})
+
 	w.Count, w.Reason, w.By = 2, "I say so", "an operator"
 	if _, err := records.SetWant(t.Context(), w); err != nil {
 		t.Fatal(err)
