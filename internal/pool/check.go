@@ -79,7 +79,7 @@ func (c *checker) one(a Action, v View) {
 		c.require(a, a.Ledger.OnAt.Equal(c.now) && a.Ledger.Cycles > 0, "it is not written down in its ledger")
 	case Enable:
 		c.require(a, node.Status == NodeReady, "its node is not ready")
-		c.require(a, v.Verb != TurnOn || node.Index == 0 || node.Index > v.Intent.NodeIndex, "its node has not registered since the power-on")
+		c.require(a, v.Verb != TurnOn || node.Index == 0 || node.Index > v.Intent.NodeIndex || v.overdue(c.now, c.l), "its node has not registered since the power-on")
 		c.require(a, v.Verb != SoftOff && v.Verb != HardOff, "it is shutting down")
 	case Cordon:
 		c.require(a, c.phase[a.Host] == Ready || c.neverJoined(v), "it is not in service")
@@ -109,6 +109,9 @@ func (c *checker) off(a Action, v View) {
 	if node.Status == NodeReady && c.l.Agent != AgentNone {
 		c.require(a, passing || c.l.Agent == AgentOptional, "its agent does not say whether its GPUs are idle")
 		c.require(a, c.l.Agent == AgentOptional || v.Agent.Blind == "", "its agent cannot tell whether its GPUs are idle")
+	}
+	if a.Do == SoftOff {
+		c.require(a, a.Ledger.OffAt.Equal(c.now), "it is not written down in its ledger")
 	}
 	if a.Do == HardOff {
 		c.require(a, c.l.HardOff || v.FailedBoots > 0 && node.Status != NodeReady, "hard off is not allowed in this pool")
@@ -140,9 +143,7 @@ func (c *checker) together(floor int, actions []Action) {
 	for id, p := range c.phase {
 		v := c.views[id]
 		lastOn = later(lastOn, v.OnAt)
-		if v.Verb == SoftOff {
-			lastOff = later(lastOff, v.Intent.At)
-		}
+		lastOff = later(lastOff, v.OffAt)
 		switch p {
 		case Ready:
 			ready++
@@ -166,9 +167,12 @@ func (c *checker) together(floor int, actions []Action) {
 				cordon++
 			}
 		case Enable:
-			if c.phase[a.Host] == Draining {
+			switch p := c.phase[a.Host]; {
+			case p == Draining:
 				draining--
 				callBack--
+			case p == Booting && c.views[a.Host].overdue(c.now, c.l):
+				booting++
 			}
 		case SoftOff:
 			off++

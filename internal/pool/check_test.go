@@ -64,6 +64,7 @@ func TestCheckRefuses(t *testing.T) {
 			v.Cycles, v.CyclesOn = 2, t0.Format(time.DateOnly)
 		})},
 		{why: "not written down", do: TurnOn, view: off},
+		{why: "not written down", do: SoftOff, view: drained},
 		{why: "least time", do: Cordon, limit: func(l *Limits) { l.MinOn = time.Hour }, view: with(serving, func(v *View) { v.OnAt = t0.Add(-time.Minute) })},
 		{why: "it has work", do: Cordon, view: with(serving, func(v *View) { v.Node.Work = []Alloc{{ID: "a"}} })},
 		{why: "it is not in service", do: Cordon, view: drained},
@@ -73,7 +74,7 @@ func TestCheckRefuses(t *testing.T) {
 		{why: "its node is not ready", do: Enable, view: off},
 		{why: "has not registered since", do: Enable, view: with(drained, func(v *View) {
 			v.Node.Index = 7
-			v.Intent = Intent{Verb: TurnOn, At: old, SettledAt: old, NodeIndex: 7}
+			v.Intent = Intent{Verb: TurnOn, At: t0.Add(-time.Minute), SettledAt: t0.Add(-time.Minute), NodeIndex: 7}
 		})},
 		{why: "it is shutting down", do: Enable, view: with(drained, func(v *View) { v.Intent = Intent{Verb: SoftOff, At: old, SettledAt: old} })},
 		{why: "not a thing to do", do: VerbNone, view: serving},

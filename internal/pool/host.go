@@ -197,7 +197,8 @@ type Intent struct {
 
 // Ledger is what is carried from a host's one intent to the next.
 type Ledger struct {
-	OnAt time.Time `json:"on_at,omitzero"` // when it was last told to power on
+	OnAt  time.Time `json:"on_at,omitzero"`  // when it was last told to power on
+	OffAt time.Time `json:"off_at,omitzero"` // when it was last asked to shut down
 	// FailedBoots counts the power-ons in a row that did not end in service.
 	FailedBoots int `json:"failed_boots,omitempty"`
 	// Cycles counts the power-ons of the day CyclesOn, a date in UTC.
@@ -219,6 +220,8 @@ func (l Ledger) after(do Verb, now time.Time) Ledger {
 	case TurnOn:
 		l.OnAt, l.Cycles = now, l.cyclesToday(now)+1
 		l.CyclesOn = now.UTC().Format(time.DateOnly)
+	case SoftOff:
+		l.OffAt = now
 	case Enable:
 		l.FailedBoots = 0
 	}

@@ -247,7 +247,7 @@ func (v View) phaseOn(now time.Time, l Limits) (Phase, string) {
 func (v View) phaseJoined(now time.Time, l Limits) (Phase, string) {
 	missing := v.missing(now, l)
 	switch {
-	case !v.joined():
+	case !v.joined(now, l):
 		return Booting, "waiting for its Nomad node, which Nomad remembers from before the power-on"
 	case v.Verb == TurnOn:
 		return Booting, or(missing, "its node has joined")
@@ -275,9 +275,10 @@ func (v View) drainingWhy() string {
 // joined reports whether the host's Nomad client has registered. Nomad goes on
 // calling a node ready until it misses a heartbeat, so a host that was off for
 // a moment shows the readiness of its former life; what tells them apart is
-// that the node has changed since the power-on.
-func (v View) joined() bool {
-	former := v.Verb == TurnOn && v.Node.Index != 0 && v.Node.Index <= v.Intent.NodeIndex
+// that the node has changed since the power-on. One that is called ready all
+// the time that a boot may take was up all along, whatever its BMC said.
+func (v View) joined(now time.Time, l Limits) bool {
+	former := v.Verb == TurnOn && v.Node.Index != 0 && v.Node.Index <= v.Intent.NodeIndex && !v.overdue(now, l)
 	return v.Node.Status == NodeReady && !former
 }
 

@@ -47,6 +47,7 @@ func Reconcile(now time.Time, want int, s Snapshot, l Limits) Decision {
 	r := newReconciler(now, s, l)
 	r.d.Want = min(max(want+l.Spare, l.Min), l.most(len(s.Hosts)))
 	r.finish()
+	r.d.Have = r.count[Ready] + r.count[Booting] // with those that come late
 	if short := r.d.Want - r.d.Have; short > 0 {
 		r.grow(short)
 	} else {
@@ -84,16 +85,13 @@ func newReconciler(now time.Time, s Snapshot, l Limits) *reconciler {
 			r.count[st.Phase]++
 		}
 		r.lastOn = later(r.lastOn, v.OnAt)
-		if v.Verb == SoftOff {
-			r.lastOff = later(r.lastOff, v.Intent.At)
-		}
+		r.lastOff = later(r.lastOff, v.OffAt)
 	}
 	slices.SortFunc(r.hosts, func(a, b host) int { return cmp.Compare(a.Status.ID, b.Status.ID) })
 	for _, h := range r.hosts {
 		r.d.Hosts = append(r.d.Hosts, h.Status)
 	}
 	r.d.Ready = r.count[Ready]
-	r.d.Have = r.count[Ready] + r.count[Booting]
 	return r
 }
 
@@ -132,7 +130,7 @@ func (r *reconciler) finish() {
 		}
 		switch h.Phase {
 		case Booting:
-			if h.joined() && h.Node.GPUs >= h.Host.GPUs && (h.Verb != Enable || !h.Node.Eligible) {
+			if h.joined(r.now, r.l) && h.Node.GPUs >= h.Host.GPUs && (h.Verb != Enable || !h.Node.Eligible) {
 				r.act(h, Enable, fmt.Sprintf("it has joined with %d GPUs", h.Node.GPUs))
 			} else if h.Overdue {
 				r.giveUp(h)
@@ -172,7 +170,7 @@ func (r *reconciler) giveUp(h *host) {
 func (r *reconciler) softOff(h *host, why string, ledger Ledger) {
 	if r.now.Sub(r.lastOff) >= r.l.Stagger {
 		r.lastOff = r.now
-		r.record(h, SoftOff, why, ledger)
+		r.record(h, SoftOff, why, ledger.after(SoftOff, r.now))
 	}
 }
 

@@ -140,6 +140,9 @@ func (sc *scenario) setHost(t *testing.T, d *datadriven.TestData) {
 		case "did": // did=(cordon,30s) or did=(turn-on,30s,ambiguous)
 			ledger, index := v.Ledger, v.Intent.NodeIndex
 			v.Intent = readIntent(t, d, sc.now, a.Vals)
+			if v.Verb == SoftOff {
+				ledger.OffAt = v.Intent.At
+			}
 			v.Ledger, v.Intent.NodeIndex = ledger, index
 		case "failed-boots":
 			v.FailedBoots = atoi(t, d, a.Vals[0])

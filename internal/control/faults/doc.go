@@ -57,6 +57,9 @@
 //     before it was in service by our word, because it lacks a GPU, or whose BMC
 //     said off when it was powered on. To us it did not boot. Nomad has placed
 //     the work anew.
+//   - A soft off that failed with an unknown outcome counts as sent: an empty,
+//     drained host may lose its power, where hard off is allowed, without having
+//     been asked. A soft off without any outcome does not count.
 //   - A host whose BMC does not tell the truth, or nothing, is not counted
 //     among those that boot, drain or serve: bound, while that lasts.
 //   - A command that is carried out later than the fence. The world never does

@@ -83,6 +83,15 @@ func (j *judge) recorded(p *proc, m *machine, in pool.Intent) {
 	}
 }
 
+// settled notes an outcome.
+func (j *judge) settled(m *machine, in pool.Intent) {
+	j.w.say("%s: %s settled %s", m.id, in.Verb, in.Err)
+	// race: a soft off whose outcome is not known counts as sent.
+	if d := j.docket(m); in.Verb == pool.SoftOff && in.Ambiguous && !d.asked {
+		d.asked, d.askedAt = true, in.At
+	}
+}
+
 // begins judges an act when it is begun.
 func (j *judge) begins(m *machine, c command) {
 	w, d, l := j.w, j.docket(m), j.w.setup.limits
@@ -153,7 +162,7 @@ func (j *judge) draining(m *machine, sight time.Time) {
 	n := 1
 	for _, o := range w.hosts {
 		d := j.docket(o)
-		if o != m && o.node.status == pool.NodeReady && o.joined && !o.node.eligible && !o.hold.on && (d.verb == pool.Cordon || d.verb == pool.Drain) && w.clean(o, w.now.Add(-l.StaleAfter)) && o.docketStill(sight) {
+		if o != m && o.on && o.node.status == pool.NodeReady && o.joined && !o.node.eligible && !o.hold.on && (d.verb == pool.Cordon || d.verb == pool.Drain) && w.clean(o, w.now.Add(-l.StaleAfter)) && o.docketStill(sight) {
 			n++
 		}
 	}

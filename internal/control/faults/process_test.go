@@ -256,7 +256,7 @@ func (p *proc) Record(ctx context.Context, host string, in pool.Intent) (pool.In
 		if open {
 			p.w.judge.recorded(p, p.w.byID[host], stored)
 		} else {
-			p.w.say("%s: %s settled%s", host, in.Verb, in.Err)
+			p.w.judge.settled(p.w.byID[host], stored)
 		}
 		if p.w.isAway("consul answers") {
 			err = errLost
