@@ -131,3 +131,13 @@ func TestParseAt(t *testing.T) {
 		}
 	}
 }
+
+// TestSimulateReplaysADecisionLog at the size of its pool: at most 10 units,
+// five replicas of two.
+func TestSimulateReplaysADecisionLog(t *testing.T) {
+	path := writeLog(t, 800, "h100")
+	out, err := run(t, "simulate", "--trace", path, "--policy", "tracking-queue")
+	if err != nil || !strings.Contains(out, "a replica starts in 5m and serves 2 requests at once, 1s each; the p99.9 minute keeps 5 busy") {
+		t.Errorf("error %v, output:\n%s", err, out)
+	}
+}

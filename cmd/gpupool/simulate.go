@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -13,8 +14,10 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/gpupool/gpupool/internal/record"
 	"github.com/gpupool/gpupool/internal/sim"
 	"github.com/gpupool/gpupool/internal/sim/htmlreport"
+	"github.com/gpupool/gpupool/internal/sim/logtrace"
 	"github.com/gpupool/gpupool/internal/sim/promtrace"
 )
 
@@ -30,6 +33,8 @@ type simulateFlags struct {
 	front    bool
 	timeline time.Duration
 	config   sim.Config
+	pool     string
+	given    func(flag string) bool
 }
 
 func newSimulate() *cobra.Command {
@@ -59,7 +64,7 @@ Without arguments it replays a generated week. Nothing is contacted or changed.`
 
 func (f *simulateFlags) register(cmd *cobra.Command) {
 	fl := cmd.Flags()
-	fl.StringVar(&f.trace, "trace", "", "demand to replay: CSV offset_s,arrivals[,input_tokens,output_tokens] or JSON lines; - is stdin (default: a generated week)")
+	fl.StringVar(&f.trace, "trace", "", "demand to replay: CSV offset_s,arrivals[,input_tokens,output_tokens], JSON lines, or a decision log; - is stdin (default: a generated week)")
 	fl.StringArrayVar(&f.policies, "policy", []string{"all"}, "policy to try, may be repeated: all, "+strings.Join(policyNames(), ", "))
 	f.registerWorld(cmd)
 	fl.BoolVar(&f.json, "json", false, "write JSON, the stable form in docs/reference/simulate.md")
@@ -72,6 +77,8 @@ func (f *simulateFlags) register(cmd *cobra.Command) {
 // what world it meets.
 func (f *simulateFlags) registerWorld(cmd *cobra.Command) {
 	c, fl := &f.config, cmd.Flags()
+	f.given = fl.Changed
+	fl.StringVar(&f.pool, "pool", "", "where --trace is a decision log of several pools: which one")
 	fl.StringVar(&f.generate, "generate", "week", "without --trace: week (a chat service) or shop (a shop's recommender)")
 	fl.StringVar(&f.server.URL, "prometheus", "", "ask this server for the demand instead, by --query and --range")
 	fl.StringVar(&f.server.Query, "query", "", "with --prometheus: expression that gives the requests of one minute, as one series")
@@ -218,7 +225,22 @@ func (f *simulateFlags) read(ctx context.Context) (sim.Trace, error) {
 		return sim.Trace{}, fmt.Errorf("--trace: %w", err)
 	}
 	defer func() { _ = file.Close() }() // read only: there is nothing to lose
-	return sim.ReadTrace(file, filepath.Base(f.trace))
+	text := bufio.NewReader(file)
+	if begin, _ := text.Peek(64); record.IsLog(begin) {
+		return f.readLog()
+	}
+	return sim.ReadTrace(text, filepath.Base(f.trace))
+}
+
+// readLog reads a decision log, whose pool is replayed at its own size unless
+// flags say otherwise.
+func (f *simulateFlags) readLog() (sim.Trace, error) {
+	t, pool, err := logtrace.ReadFile(f.trace, f.pool)
+	if err != nil {
+		return sim.Trace{}, fmt.Errorf("--trace: %w", err)
+	}
+	pool.Apply(&f.config, f.given)
+	return t, nil
 }
 
 // progress is a line on a terminal that is gone when the work is done. Work
