@@ -10,6 +10,7 @@ export CGO_CFLAGS ?= -O2 -g -Wno-deprecated-declarations
 CACHE ?= $(or $(GPUPOOL_TOOLS),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/gpupool/tools)
 GOLANGCI_LINT := v2.6.2
 FUZZTIME ?= 10s
+SCHEDULES ?= 100000
 DEMO ?= full
 
 .PHONY: help
@@ -68,6 +69,11 @@ lint: ## vet, format and lint
 .PHONY: bench
 bench: ## run the benchmarks
 	@go test -run '^$$' -bench . -benchmem ./internal/... ./agent/...
+
+.PHONY: nightly
+nightly: ## 100,000 schedules of faults against the loop, and each safety rule removed in turn
+	@go test -count=1 -timeout 2h -run Schedules -v ./internal/control/faults -schedules $(SCHEDULES)
+	@go test -count=1 -timeout 2h -run Mutants -v ./internal/control/faults -mutants
 
 .PHONY: fuzz
 fuzz: ## run each fuzz target for FUZZTIME (10s)

@@ -78,7 +78,7 @@ func play(t *testing.T, s setup, tell bool) (out outcome) {
 		w.finished = true
 		out.broken, out.acts, out.story = w.judge.broken, w.judge.acts, w.story.String()
 		w.unlock()
-		time.Sleep(time.Minute) // for the processes to find that it is over
+		time.Sleep(10 * time.Minute) // for the processes to find that it is over
 	})
 	return out
 }
