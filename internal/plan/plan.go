@@ -80,6 +80,11 @@ type Rules struct {
 	Wait time.Duration
 	// SLO is the share of work that shall be on time; 0 means 0.99.
 	SLO float64
+	// LateCost is what it costs that work is late beyond what SLO allows, as
+	// so many times the capacity that serves it; 0 means 500. It is high,
+	// because the SLO is a promise, and finite, because of jumps that no
+	// capacity could have met. Less forgets a jump sooner.
+	LateCost float64
 	// Wear is what a start costs beyond the time it is billed, as so much
 	// time of a replica; 0 means 10 min.
 	Wear time.Duration
@@ -107,6 +112,9 @@ func (r Rules) withDefaults() Rules {
 	if r.SLO == 0 {
 		r.SLO = 0.99
 	}
+	if r.LateCost == 0 {
+		r.LateCost = 500
+	}
 	return r
 }
 
@@ -122,6 +130,7 @@ func (r Rules) Validate() error {
 	bad(r.Min >= 0, "min is %d: must be 0 or more", r.Min)
 	bad(r.Max >= r.Min, "max %d is below min %d", r.Max, r.Min)
 	bad(r.SLO >= 0 && r.SLO < 1, "slo is %v: must be above 0 and below 1", r.SLO)
+	bad(r.LateCost >= 0 && r.LateCost <= 1e6, "cost of lateness is %v: must be 0 to 1000000", r.LateCost)
 	bad(r.Utilization >= 0 && r.Utilization <= 1, "utilization is %v: must be above 0 and at most 1", r.Utilization)
 	for _, d := range []struct {
 		name string

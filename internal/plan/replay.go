@@ -76,10 +76,6 @@ const (
 	// mostOfBudget is the share of the promised lateness that a candidate may
 	// use up in the replay. What is chosen with hindsight does worse in future.
 	mostOfBudget = 0.6
-	// lateCost is what work that is late beyond that costs, over the cost of
-	// the capacity that serves it. It is high, because a promise is a promise,
-	// and finite, because of jumps that no capacity could have met.
-	lateCost = 500
 	// worthwhile is how much cheaper than the choice so far another must be.
 	worthwhile = 0.98
 	// bolder is how much cheaper a less cautious candidate must be.
@@ -283,7 +279,7 @@ func (p *replay) static() (n int, better bool) {
 func (p *replay) cost(i int) float64 {
 	w, r := &p.pools[i], p.rules
 	excess := max(w.late-p.allowed()*w.all, 0)
-	return r.Units*(w.billed+w.starts*r.Wear.Seconds()/step.Seconds()) + lateCost*excess
+	return r.Units*(w.billed+w.starts*r.Wear.Seconds()/step.Seconds()) + r.LateCost*excess
 }
 
 // allowed is the share of work that may be late in the replay of a candidate.
