@@ -30,8 +30,13 @@ const (
 	agentTimeout = 2 * time.Second // all agents together
 )
 
+// watchful is how long after an act on a host its power is read in every
+// sweep, whatever [SiteConfig.PowerRest] says.
+const watchful = 2 * time.Minute
+
 // Site is one pool as it is. It is safe for concurrent use, and keeps nothing
-// between calls but its connections and what it logged.
+// between calls but its connections, what it logged, and readings of power
+// that are not due again.
 type Site struct {
 	hosts  []Host
 	spec   nomad.PoolSpec
@@ -40,10 +45,20 @@ type Site struct {
 	nomad  *nomad.Client
 	consul *consul.Client
 	gather fleet.Config
+	rest   time.Duration
 	log    hclog.Logger
 
-	mu   sync.Mutex
-	said map[string]bool // node names whose agent's trouble was logged; "" is all agents'
+	mu    sync.Mutex
+	said  map[string]bool      // node names whose agent's trouble was logged; "" is all agents'
+	power map[string]reading   // by host
+	acted map[string]time.Time // by host, the last act
+}
+
+// reading is one reading of a host's power.
+type reading struct {
+	state pool.Power
+	err   string // why it is unknown
+	at    time.Time
 }
 
 // Host is a configured host and the way to its power.
@@ -61,6 +76,11 @@ type SiteConfig struct {
 	Agent         pool.AgentRule
 	DrainDeadline time.Duration
 	Gather        fleet.Config
+	// PowerRest is how long a reading of a host's power stands before its
+	// controller is asked again, where nothing was done to the host lately.
+	// Many BMCs log every login, and some hang when asked too often. It must
+	// be well below the pool's StaleAfter. 0 asks in every sweep.
+	PowerRest time.Duration
 	// Log tells of agents that cannot be read, once each. Default none.
 	Log hclog.Logger
 }
@@ -75,7 +95,8 @@ func NewSite(cfg SiteConfig) *Site {
 	}
 	return &Site{
 		hosts: slices.Clone(cfg.Hosts), spec: cfg.Spec, rule: cfg.Agent, drain: cfg.DrainDeadline,
-		nomad: cfg.Nomad, consul: cfg.Consul, gather: cfg.Gather, log: cfg.Log, said: make(map[string]bool),
+		nomad: cfg.Nomad, consul: cfg.Consul, gather: cfg.Gather, rest: cfg.PowerRest, log: cfg.Log, said: make(map[string]bool),
+		power: make(map[string]reading), acted: make(map[string]time.Time),
 	}
 }
 
@@ -154,23 +175,43 @@ func (s *Site) seeNodes(ctx context.Context, names []string, views []pool.View) 
 	return nil
 }
 
-// seePower asks every BMC with a deadline of its own, so that dead ones cost
-// their own answer and nobody else's.
+// seePower asks every BMC that is due, with a deadline of its own, so that dead
+// ones cost their own answer and nobody else's.
 func (s *Site) seePower(ctx context.Context, views []pool.View) {
 	var g errgroup.Group
 	g.SetLimit(bmcAtOnce)
 	for i, h := range s.hosts {
 		g.Go(func() error {
-			views[i].PowerAt = time.Now()
-			state, err := readPower(ctx, h.Driver)
-			if err != nil {
-				state, views[i].PowerErr = pool.PowerUnknown, err.Error()
+			r, fresh := s.rested(h.ID)
+			if !fresh {
+				r = reading{at: time.Now()}
+				var err error
+				if r.state, err = readPower(ctx, h.Driver); err != nil {
+					r.state, r.err = pool.PowerUnknown, err.Error()
+				}
+				s.remember(h.ID, r)
 			}
-			views[i].Power = state
+			views[i].Power, views[i].PowerErr, views[i].PowerAt = r.state, r.err, r.at
 			return nil
 		})
 	}
 	_ = g.Wait() // the functions return no error
+}
+
+// rested is the last reading of a host's power, if it still stands.
+func (s *Site) rested(host string) (reading, bool) {
+	now := time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r, read := s.power[host]
+	acted, did := s.acted[host]
+	return r, read && now.Sub(r.at) < s.rest && (!did || now.Sub(acted) > watchful)
+}
+
+func (s *Site) remember(host string, r reading) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.power[host] = r
 }
 
 func readPower(ctx context.Context, d power.Driver) (state pool.Power, err error) {
@@ -252,6 +293,9 @@ func (s *Site) Act(ctx context.Context, v pool.View, do pool.Verb) error {
 	if i < 0 {
 		return fmt.Errorf("no host %s in this pool", v.Host.ID)
 	}
+	s.mu.Lock()
+	s.acted[v.Host.ID] = time.Now()
+	s.mu.Unlock()
 	driver := s.hosts[i].Driver
 	switch do {
 	case pool.TurnOn:

@@ -126,6 +126,7 @@ func assemble(inv *inventory.Inventory, cc *consul.Client, nc *nomad.Client, s s
 			Agent:         limits.Agent,
 			DrainDeadline: p.DrainDeadline,
 			Gather:        fleet.Config{Token: s.agentToken},
+			PowerRest:     p.StaleAfter / 2,
 			Log:           log.With("pool", p.Name),
 		})
 		runners[p.Name] = live.NewRunner(live.RunnerConfig{
