@@ -23,6 +23,6 @@ func newRoot() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newStatus(), newExplain(), newPower(), newSimulate(), newTune())
+	root.AddCommand(newStatus(), newExplain(), newAdvise(), newPower(), newSimulate(), newTune())
 	return root
 }
