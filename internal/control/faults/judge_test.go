@@ -37,7 +37,7 @@ type docket struct {
 	drained bool
 	asked   bool // a soft off was sent since the last power-on
 	askedAt time.Time
-	failed  bool // and by then its client had not joined
+	failed  bool // its client had not joined when it was taken out of service
 }
 
 func (j *judge) docket(m *machine) *docket {
@@ -76,10 +76,15 @@ func (j *judge) recorded(p *proc, m *machine, in pool.Intent) {
 		day := in.At.UTC().Format(time.DateOnly)
 		j.require(l.CycleBudget == 0 || d.cycles[day] < l.CycleBudget, "%s: powered on more than %d times on %s", m.id, l.CycleBudget, day)
 		d.cycles[day]++
-		j.lastOn, d.onAt, d.asked = in.At, in.At, false
+		j.lastOn, d.onAt, d.asked, d.failed = in.At, in.At, false, false
+	case pool.Enable:
+		d.failed = false
+	case pool.Cordon:
+		d.failed = d.failed || !m.joined
 	case pool.SoftOff:
 		j.require(l.Stagger == 0 || in.At.Sub(j.lastOff) >= l.Stagger, "%s: two soft offs within %s", m.id, in.At.Sub(j.lastOff))
 		j.lastOff = in.At
+		d.failed = d.failed || !m.joined
 	}
 }
 
@@ -109,7 +114,6 @@ func (j *judge) begins(m *machine, c command) {
 	case pool.SoftOff:
 		if !d.asked {
 			d.asked, d.askedAt = true, now
-			d.failed = c.sight.Node.Status != pool.NodeReady
 		}
 	case pool.TurnOn:
 		// race: hosts whose BMC does not tell the truth are not counted.
@@ -121,7 +125,7 @@ func (j *judge) begins(m *machine, c command) {
 			case o == m:
 			case o.inService() && o.on:
 				// One that joined without all of its GPUs is not in service yet.
-				if steady && od.verb != pool.TurnOn && o.dimmed.Before(sight) && !o.hold.on && !o.node.operators {
+				if steady && od.verb != pool.TurnOn && o.readyAt.Before(sight) && o.dimmed.Before(sight) && !o.hold.on && !o.node.operators {
 					in++
 				}
 			case o.on && o.onByUs && !o.joined && !o.hold.on && steady && od.verb == pool.TurnOn && now.Sub(od.at) < l.BootTimeout-time.Second:
@@ -195,7 +199,7 @@ func (j *judge) takesEffect(m *machine, c command) {
 		// from ours, is overruled.
 		d.drained, m.node.operators, m.hold = false, false, hold{}
 	case pool.Cordon:
-		if m.inService() && c.sight.Node.ID != "" {
+		if m.inService() && c.sight.Node.Status == pool.NodeReady { // race: it joined after the look
 			j.floor(m, c)
 		}
 		m.node.operators = false

@@ -170,9 +170,11 @@ type machine struct {
 	joined   bool // its client registered since it was last powered on
 	outside  []time.Time
 
-	node   node
-	hold   hold
-	dimmed time.Time // when it last left service by a hand that is not ours
+	node node
+	hold hold
+	// readyAt is when Nomad last began to call its node ready.
+	readyAt time.Time
+	dimmed  time.Time // when it last left service by a hand that is not ours
 }
 
 // node is what Nomad keeps of a host.
@@ -315,7 +317,7 @@ func (m *machine) register() {
 		m.touch()
 		w.after(w.between("init", m.n, 100*time.Millisecond, 2*time.Second), func() {
 			if m.life == life && m.beats() {
-				m.node.status, m.joined = pool.NodeReady, true
+				m.node.status, m.joined, m.readyAt = pool.NodeReady, true, w.now
 				m.touch()
 				w.say("%s: its Nomad node is ready, eligible %v", m.id, m.node.eligible)
 				w.place()
