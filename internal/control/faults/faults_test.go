@@ -15,6 +15,7 @@ import (
 var (
 	schedules = flag.Int("schedules", 2000, "how many random schedules to run")
 	firstSeed = flag.Uint64("first", 1, "seed of the first of them")
+	mostBad   = flag.Int("failures", 3, "how many schedules may fail before the rest is not run")
 	oneSeed   = flag.Uint64("seed", 0, "run only the schedule of this seed, and tell its story")
 )
 
@@ -41,8 +42,8 @@ func TestSchedules(t *testing.T) {
 		if out.broken != nil {
 			short := shrink(t, s, out.broken)
 			t.Errorf("%q\n%s\n%s", out.broken, short, play(t, short, true).story)
-			if bad++; bad == 3 {
-				t.Fatal("three are enough")
+			if bad++; bad == *mostBad {
+				t.Fatal("that is enough")
 			}
 		}
 	}

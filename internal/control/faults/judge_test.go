@@ -37,7 +37,7 @@ type docket struct {
 	drained bool
 	asked   bool // a soft off was sent since the last power-on
 	askedAt time.Time
-	failed  bool // its client had not joined when it was taken out of service
+	failed  bool // its client had not joined, or was gone, when it was taken out of service
 }
 
 func (j *judge) docket(m *machine) *docket {
@@ -77,14 +77,12 @@ func (j *judge) recorded(p *proc, m *machine, in pool.Intent) {
 		j.require(l.CycleBudget == 0 || d.cycles[day] < l.CycleBudget, "%s: powered on more than %d times on %s", m.id, l.CycleBudget, day)
 		d.cycles[day]++
 		j.lastOn, d.onAt, d.asked, d.failed = in.At, in.At, false, false
-	case pool.Enable:
-		d.failed = false
 	case pool.Cordon:
-		d.failed = d.failed || !m.joined
+		d.failed = d.failed || !m.joined || m.node.status != pool.NodeReady
 	case pool.SoftOff:
 		j.require(l.Stagger == 0 || in.At.Sub(j.lastOff) >= l.Stagger, "%s: two soft offs within %s", m.id, in.At.Sub(j.lastOff))
 		j.lastOff = in.At
-		d.failed = d.failed || !m.joined
+		d.failed = d.failed || !m.joined || m.node.status != pool.NodeReady
 	}
 }
 
@@ -197,7 +195,9 @@ func (j *judge) takesEffect(m *machine, c command) {
 		j.require(!m.shutting || !w.clean(m, c.sight.NodeAt), "%s: made eligible while it shuts down", m.id)
 		// race: an operator's hand that came after the look, or cannot be told
 		// from ours, is overruled.
-		d.drained, m.node.operators, m.hold = false, false, hold{}
+		if !m.node.draining || m.node.mark != pool.MarkForeign { // which Nomad's client refuses
+			d.drained, d.failed, m.node.operators, m.hold = false, false, false, hold{}
+		}
 	case pool.Cordon:
 		if m.inService() && c.sight.Node.Status == pool.NodeReady { // race: it joined after the look
 			j.floor(m, c)

@@ -11,7 +11,10 @@ import (
 	"testing"
 )
 
-var withMutants = flag.Bool("mutants", false, "remove each rule in turn and show that a test fails; takes minutes")
+var (
+	tries       = flag.Int("tries", 20000, "schedules in which the loss of a rule must show")
+	withMutants = flag.Bool("mutants", false, "remove each rule in turn and show that a test fails; takes minutes")
+)
 
 const (
 	reconcile = "../../pool/reconcile.go"
@@ -145,7 +148,7 @@ func TestMutants(t *testing.T) {
 	}
 	t.Logf("%-62s %s", "removed", "noticed")
 	for _, m := range rules {
-		out, failed := underMutants(t, []mutant{blindCheck, m}, ".", "-run", "TestSchedules", "-args", "-schedules", "30000")
+		out, failed := underMutants(t, []mutant{blindCheck, m}, ".", "-run", "TestSchedules", "-args", "-schedules", fmt.Sprint(*tries), "-failures", "1")
 		report(t, m, out, failed)
 	}
 	for _, m := range laws {
