@@ -179,7 +179,7 @@ func printExplained(out io.Writer, r record.Read, again record.Replayed, notes [
 	line := func(name, format string, args ...any) {
 		fmt.Fprintf(t, "  %s\t%s\n", name, fmt.Sprintf(format, args...))
 	}
-	line("rules", "%s", rulesInWords(r.Rules))
+	line("rules", "%s", strings.Join(record.Words(r.Rules), ", "))
 	line("saw", "%s", seen(r.Input))
 	for _, v := range replayInWords(r, again) {
 		line("replay", "%s", v)
@@ -238,22 +238,6 @@ func differences(was, is plan.Decision) []string {
 		}
 	}
 	return out
-}
-
-func rulesInWords(r plan.Rules) string {
-	words := []string{fmt.Sprintf("units %g", r.Units), fmt.Sprintf("min %d", r.Min), fmt.Sprintf("max %d", r.Max)}
-	for _, d := range []struct {
-		name string
-		v    time.Duration
-	}{{"lead_time", r.Lead}, {"interval", r.Interval}, {"scale_in_after", r.ScaleInAfter}, {"stale_after", r.StaleAfter}} {
-		if d.v != 0 {
-			words = append(words, d.name+" "+d.v.String())
-		}
-	}
-	if r.Utilization != 0 {
-		words = append(words, fmt.Sprintf("utilization %g%%", 100*r.Utilization))
-	}
-	return strings.Join(words, ", ")
 }
 
 func seen(in plan.Input) string {

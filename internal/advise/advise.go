@@ -24,7 +24,9 @@ import (
 	"github.com/gpupool/gpupool/internal/record"
 )
 
-// Decision is what one decision saw and wanted. It counts until the next one.
+// Decision is what one decision saw and wanted. What was then really wanted, the
+// next one's Before tells: in shadow mode, in a dry run and while the autoscaler
+// cools down it is not what was decided.
 type Decision struct {
 	At       time.Time
 	Before   int // replicas wanted until then
@@ -107,7 +109,8 @@ const (
 // slot is the time from one decision to the next.
 type slot struct {
 	Decision
-	long time.Duration
+	count int // replicas that were really wanted in it
+	long  time.Duration
 }
 
 // need is the replicas that the demand calls for, not rounded.
@@ -130,7 +133,7 @@ func (h History) slots() []slot {
 	for i, d := range h {
 		if i+1 < len(h) {
 			if long := h[i+1].At.Sub(d.At); long > 0 {
-				out = append(out, slot{d, min(long, longestGap)})
+				out = append(out, slot{d, h[i+1].Before, min(long, longestGap)})
 			}
 		}
 	}
@@ -159,6 +162,9 @@ func Advise(h History) (found []Finding, notes []string) {
 		notes = append(notes, fmt.Sprintf("for %s of %s there are no decisions", short(span-known), short(span)))
 	}
 	slots := h.slots()
+	if n := ignored(slots); n > len(slots)/100 {
+		notes = append(notes, fmt.Sprintf("%d of %d decisions were not followed (shadow mode, a dry run, or a cooldown): the findings are of what was done", n, len(slots)))
+	}
 	for _, find := range []func([]slot) (Finding, bool){overload, blind, idle, cycling} {
 		if f, ok := find(slots); ok {
 			found = append(found, f)
@@ -174,6 +180,16 @@ func Advise(h History) (found []Finding, notes []string) {
 	return found, notes
 }
 
+// ignored is the number of decisions whose count was not the next one's.
+func ignored(slots []slot) (n int) {
+	for _, s := range slots {
+		if s.Count != s.count {
+			n++
+		}
+	}
+	return n
+}
+
 // overload is the times when all that is allowed was wanted and did not do.
 func overload(slots []slot) (Finding, bool) {
 	type event struct {
@@ -184,7 +200,7 @@ func overload(slots []slot) (Finding, bool) {
 	var events []event
 	most, limit := 0.0, slots[len(slots)-1].Rules
 	for _, s := range slots {
-		if s.Count < s.Rules.Max || !(s.need() > float64(s.Rules.Max)) {
+		if s.count < s.Rules.Max || !(s.need() > float64(s.Rules.Max)) {
 			continue
 		}
 		if n := len(events); n == 0 || s.At.Sub(events[n-1].to) > overloadJoin {
@@ -252,17 +268,17 @@ func idle(slots []slot) (Finding, bool) {
 			continue
 		}
 		// A replica is needed whole.
-		extra := max(float64(s.Count)-math.Ceil(s.need()-1e-9), 0) * s.Rules.Units * s.hours()
-		had := float64(s.Count) * s.Rules.Units * s.hours()
+		extra := max(float64(s.count)-math.Ceil(s.need()-1e-9), 0) * s.Rules.Units * s.hours()
+		had := float64(s.count) * s.Rules.Units * s.hours()
 		paid += had
 		unneeded += extra
-		if s.Count == s.Rules.Min {
+		if s.count == s.Rules.Min {
 			atMin += extra
 			atMinNeed = append(atMinNeed, s.need())
 		}
 		hour := &day[s.At.UTC().Hour()]
 		hour.paid += had
-		hour.busy += min(s.Demand, float64(s.Count)*s.Rules.Units) * s.hours()
+		hour.busy += min(s.Demand, float64(s.count)*s.Rules.Units) * s.hours()
 	}
 	if paid == 0 || unneeded/paid < idleShare {
 		return Finding{}, false
@@ -332,10 +348,10 @@ func cycling(slots []slot) (Finding, bool) {
 	saved := 0.0       // replica-hours
 	for _, s := range slots {
 		long += s.long
-		for range max(s.Before-s.Count, 0) {
+		for range max(s.Before-s.count, 0) {
 			gone = append(gone, s.At)
 		}
-		for range max(s.Count-s.Before, 0) {
+		for range max(s.count-s.Before, 0) {
 			starts++
 			if len(gone) == 0 {
 				continue
@@ -376,8 +392,11 @@ func leadTime(h History) (f Finding, ok bool, note string) {
 	var open []rise
 	var took []float64 // s
 	shown := false
-	for _, d := range h {
+	for i, d := range h {
 		shown = shown || d.Starting > 0
+		if i+1 < len(h) {
+			d.Count = h[i+1].Before
+		}
 		serving := d.Before - d.Starting
 		for len(open) > 0 && open[0].count <= serving {
 			took = append(took, d.At.Sub(open[0].at).Seconds())

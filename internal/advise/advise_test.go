@@ -240,3 +240,17 @@ func TestHolesAreNotCounted(t *testing.T) {
 	_, notes := advise.Advise(h)
 	says(t, fmt.Sprint(notes), "for 23h50m of 28h there are no decisions")
 }
+
+// TestShadowIsNotWhatWasDone: each minute four replicas are called for and two
+// stay. Nothing was started, and it was not all of max.
+func TestShadowIsNotWhatWasDone(t *testing.T) {
+	h := past(24*60+1, rules, func(i int) (float64, int) { return 9, 2 })
+	for i := range h {
+		h[i].Count = 4
+	}
+	found, notes := advise.Advise(h)
+	if len(found) > 0 {
+		t.Errorf("%+v", found)
+	}
+	says(t, fmt.Sprint(notes), "1440 of 1440 decisions were not followed")
+}

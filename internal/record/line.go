@@ -159,8 +159,20 @@ func (m *samples) news() (demand.Series, error) {
 	return demand.New(points)
 }
 
-// encodeRules writes the rules under the names that the plugin's settings
-// have, durations as texts, and leaves out what was left at its default.
+// Words are the rules that were not left at their defaults, as "name value".
+func Words(r plan.Rules) []string {
+	var words []string
+	v := reflect.ValueOf(r)
+	for i := range v.NumField() {
+		if f := v.Field(i); !f.IsZero() {
+			words = append(words, fmt.Sprintf("%s %v", snake(v.Type().Field(i).Name), f.Interface()))
+		}
+	}
+	return words
+}
+
+// encodeRules writes the rules under their names, durations as texts, and
+// leaves out what was left at its default.
 func encodeRules(r plan.Rules) (json.RawMessage, error) {
 	out := map[string]any{}
 	v := reflect.ValueOf(r)

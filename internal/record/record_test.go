@@ -49,12 +49,10 @@ func decided(s demand.Series, count int) record.Entry {
 func logged(t *testing.T, c record.Config, entries ...record.Entry) {
 	t.Helper()
 	c.Report = func(err error) { t.Errorf("report: %v", err) }
+	c.Queue = len(entries)
 	l := record.Open(c)
-	for i, e := range entries {
+	for _, e := range entries {
 		l.Add(e)
-		if i%32 == 31 { // the queue holds 64
-			time.Sleep(20 * time.Millisecond)
-		}
 	}
 	l.Close()
 }

@@ -23,6 +23,7 @@ type Config struct {
 	Path     string // of the newest file; older ones are Path.1, Path.2 and so on
 	MaxBytes int64  // of one file, from which on the next is begun; 64 MiB
 	Keep     int    // older files that are kept; 4, -1 for none
+	Queue    int    // entries that may wait to be written; 64
 
 	// Report hears of the first of a row of failures and, as nil, of the
 	// end of the row. It is called by one goroutine; nil hears nothing.
@@ -39,6 +40,9 @@ func (c Config) withDefaults() Config {
 	case c.Keep < 0:
 		c.Keep = 0
 	}
+	if c.Queue <= 0 {
+		c.Queue = 64
+	}
 	if c.Report == nil {
 		c.Report = func(error) {}
 	}
@@ -53,18 +57,16 @@ type Log struct {
 	done    chan struct{}
 }
 
-const (
-	queueLength = 64
-	retryAfter  = 10 * time.Second // of a file that cannot be written
-)
+const retryAfter = 10 * time.Second // of a file that cannot be written
 
 // Open begins a log. Whether the file can be written shows with the first
 // entry, by Config.Report: a strategy decides without its log too.
 func Open(c Config) *Log {
+	c = c.withDefaults()
 	stopped := make(chan struct{})
-	l := &Log{entries: make(chan Entry, queueLength), done: make(chan struct{})}
+	l := &Log{entries: make(chan Entry, c.Queue), done: make(chan struct{})}
 	l.stop = sync.OnceFunc(func() { close(stopped) })
-	w := &writer{cfg: c.withDefaults(), lost: &l.lost}
+	w := &writer{cfg: c, lost: &l.lost}
 	go func() {
 		defer close(l.done)
 		defer w.close()
