@@ -20,18 +20,20 @@ func (r *Report) WritePolicy(w io.Writer, command string) error {
 	text.WriteString(r.comment(command))
 	f := hclwrite.NewEmptyFile()
 	body := f.Body().AppendNewBlock("strategy", []string{"gpupool"}).Body()
-	set := func(key, value string) { body.SetAttributeValue(key, cty.StringVal(value)) }
 	u := r.rules
-	set("units", fmt.Sprint(u.Units))
-	set("min", fmt.Sprint(u.Min))
-	set("max", fmt.Sprint(u.Max))
-	set("interval", short(u.Interval))
-	if _, tuned := r.Chosen.Settings["lead_time"]; !tuned {
-		set("lead_time", short(u.Lead))
+	for _, stated := range []struct{ key, value string }{
+		{"units", fmt.Sprint(u.Units)}, {"min", fmt.Sprint(u.Min)}, {"max", fmt.Sprint(u.Max)}, {"interval", short(u.Interval)},
+		{"lead_time", short(u.Lead)}, {"slo", percentage(u.SLO)}, {"slo_wait", short(u.Wait)},
+	} {
+		if _, tuned := r.Chosen.Settings[stated.key]; !tuned {
+			body.SetAttributeValue(stated.key, cty.StringVal(stated.value))
+		}
 	}
-	body.AppendNewline()
+	if len(r.Chosen.Settings) > 0 {
+		body.AppendNewline()
+	}
 	for _, k := range r.keys(r.Chosen) {
-		set(k, r.Chosen.Settings[k])
+		body.SetAttributeValue(k, cty.StringVal(r.Chosen.Settings[k]))
 	}
 	text.Write(hclwrite.Format(f.Bytes()))
 	_, err := io.WriteString(w, text.String())
@@ -58,6 +60,6 @@ func (r *Report) comment(command string) string {
 	for _, s := range r.Warnings {
 		line("Warning: %s.", s)
 	}
-	line("The first keys are those of the simulated pool: make them yours.")
+	line("The keys before the empty line are the simulated pool's: make them yours.")
 	return b.String()
 }

@@ -206,16 +206,16 @@ func (r *Report) WriteText(w io.Writer) error {
 		fmt.Fprintf(&b, "%s: %.3g requests in %.3g days\n", t.Name, t.Requests, t.Days)
 	}
 	fmt.Fprintf(&b, "a replica starts in %s; the p99.9 minute keeps %g busy; on time: %s of requests wait at most %gs\n", short(time.Duration(r.LeadS)*time.Second), r.Peak, percent(r.SLO), r.SLOWaitS)
-	fmt.Fprintf(&b, "%d settings of", r.Tried)
-	for i, p := range r.Parameters {
-		fmt.Fprintf(&b, "%s %s (%g to %g %s)", []string{"", ","}[min(i, 1)], p.Key, p.Low, p.High, p.Unit)
-	}
-	fmt.Fprintf(&b, ", %d of them on all days; seed %d\n\n", r.TriedWhole, r.Seed)
+	fmt.Fprintf(&b, "%d settings tried, %d of them on all days; seed %d\n\n", r.Tried, r.TriedWhole, r.Seed)
 	r.table(&b)
 	fmt.Fprintf(&b, "\n%s\n", r.Advice.sentence())
 	if h := r.HeldOut; h != nil {
-		fmt.Fprintf(&b, "held out, one %s at a time: cost %s, %s on time, worst day %s; chosen by all: %s, %s, %s\n", h.Unit,
-			money(h.Held.Cost), percent(h.Held.Attainment), percent(h.Held.WorstDay), money(h.Tuned.Cost), percent(h.Tuned.Attainment), percent(h.Tuned.WorstDay))
+		short := ""
+		if r.keeps(h.Tuned) && !r.keeps(h.Held) {
+			short = fmt.Sprintf(", short of %s", percent(r.SLO))
+		}
+		fmt.Fprintf(&b, "Chosen by all but one %s and judged on that, in turn: cost %s, %s on time%s, worst day %s.\n", h.Unit,
+			money(h.Held.Cost), percent(h.Held.Attainment), short, percent(h.Held.WorstDay))
 	}
 	for _, s := range r.Warnings {
 		fmt.Fprintf(&b, "warning: %s\n", s)
@@ -223,6 +223,8 @@ func (r *Report) WriteText(w io.Writer) error {
 	_, err := io.WriteString(w, b.String())
 	return err
 }
+
+func (r *Report) keeps(f Figures) bool { return Aim{SLO: r.SLO}.keeps(f) }
 
 func (a Advice) sentence() string { return strings.ToUpper(a.Why[:1]) + a.Why[1:] + "." }
 
@@ -236,7 +238,7 @@ func (r *Report) table(b *strings.Builder) {
 	rows.WriteString("\t\n")
 	row := func(name string, f Figures, settings map[string]string) {
 		mark := ""
-		if f.Attainment < r.SLO-1e-9 {
+		if !r.keeps(f) {
 			mark = " *"
 		}
 		fmt.Fprintf(&rows, "%s\t%s\t%.0f\t%d\t%s\t%s\t%s", name, money(f.Cost), f.GPUHours, f.PowerCycles, percent(f.Attainment), percent(f.WorstDay), mark)

@@ -29,7 +29,7 @@ import (
 
 // Options is how to search.
 type Options struct {
-	Budget int // settings to try; 64
+	Budget int // settings to try; 128
 	// Progress is called, never by two at once, after each piece of work.
 	Progress func(done, all int, what string)
 }
@@ -41,7 +41,7 @@ const maxBudget = 100_000
 // where nothing is known yet.
 func Tune(ctx context.Context, cfg sim.Config, traces []sim.Trace, o Options) (*Report, error) {
 	if o.Budget == 0 {
-		o.Budget = 64
+		o.Budget = 128
 	}
 	if o.Budget < 0 || o.Budget > maxBudget {
 		return nil, fmt.Errorf("budget %d: must be 1 to %d", o.Budget, maxBudget)

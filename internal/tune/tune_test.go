@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"math"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -18,11 +19,11 @@ import (
 	"github.com/gpupool/gpupool/internal/sim"
 )
 
-// smallWorld is a small pool, for two days and a half of generated demand.
-var smallWorld = sim.Config{Peak: 6, Warmup: 12 * time.Hour}
+// smallWorld is a small pool, for a day and a half of generated demand.
+var smallWorld = sim.Config{Peak: 6, Warmup: 6 * time.Hour}
 
 func somedays(seed uint64) sim.Trace {
-	return sim.Generate(sim.Shape{Name: "some days", Days: 2.5, Mean: 100, Day: 0.7, Noise: 3, Bursts: 1}, seed)
+	return sim.Generate(sim.Shape{Name: "some days", Days: 1.5, Mean: 100, Day: 0.7, Noise: 3, Bursts: 1}, seed)
 }
 
 func tuneIn(t *testing.T, cfg sim.Config, budget int, traces ...sim.Trace) *Report {
@@ -61,6 +62,33 @@ func TestTuneFindsAFront(t *testing.T) {
 	}
 	if diff := cmp.Diff(r, tuneIn(t, smallWorld, 4, somedays(1), somedays(2)), cmp.AllowUnexported(Report{}, Fold{})); diff != "" {
 		t.Errorf("the same seed gives another answer:\n%s", diff)
+	}
+}
+
+func TestPartsAreOfTheSameDemand(t *testing.T) {
+	trace := sim.Generate(sim.Shape{Days: 5.5, Mean: 100, Day: 0.7, Noise: 3}, 1)
+	tuner, err := newTuner(sim.Config{Peak: 6, Warmup: 30 * time.Hour}, []sim.Trace{trace})
+	if err != nil {
+		t.Fatal(err)
+	}
+	span := tuner.spans()[0]
+	if span != (Span{1, 6}) {
+		t.Fatalf("scored: %+v", span)
+	}
+	whole, err := tuner.evaluate(nil, 0, span.First, span.End)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []Span{{3, 5}, {5, 6}, {1, 2}} {
+		part, err := tuner.evaluate(nil, 0, p.First, p.End)
+		if err != nil || len(part) != p.End-p.First {
+			t.Fatalf("%+v: error %v, days %+v", p, err, part)
+		}
+		for i, d := range part {
+			if w := whole[p.First-span.First+i]; d.Day != w.Day || math.Abs(d.Requests-w.Requests) > 1e-6*w.Requests {
+				t.Errorf("%+v: day %+v, in the whole %+v", p, d, w)
+			}
+		}
 	}
 }
 
@@ -134,7 +162,7 @@ func TestInterruptedReportSaysSo(t *testing.T) {
 
 func TestPolicyFile(t *testing.T) {
 	r := tuneIn(t, smallWorld, 4, somedays(1))
-	r.Chosen = Point{Setting{0.72, 1.5, 900}.texts(params, r.rules), r.Chosen.Figures}
+	r.Chosen = Point{Setting{0.5, math.NaN(), 900, 1.5, 0.72}.texts(params, r.rules), r.Chosen.Figures}
 	r.Warnings = append(r.Warnings, "a warning\nof two lines")
 	var b bytes.Buffer
 	if err := r.WritePolicy(&b, "gpupool tune --trace 'a\nb.csv'"); err != nil {
@@ -157,7 +185,7 @@ func TestPolicyFile(t *testing.T) {
 		}
 		got[k] = v.AsString()
 	}
-	want := map[string]string{"units": "8", "min": "1", "max": "12", "interval": "1m", "lead_time": "7m30s", "utilization": "0.72", "scale_in_after": "15m"}
+	want := map[string]string{"units": "8", "min": "1", "max": "12", "interval": "1m", "slo_wait": "1m", "lead_time": "7m30s", "utilization": "72%", "scale_in_after": "15m", "slo": "99.5%"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
@@ -168,33 +196,34 @@ func TestPolicyFile(t *testing.T) {
 	}
 }
 
-// The plugin refuses keys that it does not know. Its reference page is made from
-// those that it does.
-func TestEveryKeyIsOneThatThePluginTakes(t *testing.T) {
-	page, err := os.ReadFile("../../docs/reference/strategy-predictive.md")
-	if err != nil {
-		t.Fatal(err)
-	}
+func TestParamsReachFromOneEndToTheOther(t *testing.T) {
 	base := plan.Rules{Units: 8, Max: 10, Lead: 5 * time.Minute, Interval: time.Minute, SLO: 0.99}
+	want := map[string][2]string{"slo": {"99.8%", "95%"}, "wear": {"1m", "2h"}, "scale_in_after": {"2m", "2h"}, "lead_time": {"5m", "10m"}, "utilization": {"70%", "100%"}}
+	got := map[string][2]string{}
 	for i, p := range params {
-		if !strings.Contains(string(page), "\n| `"+p.Key+"` |") {
-			t.Errorf("strategy-predictive does not take %s", p.Key)
-		}
-		seen := map[string]bool{}
-		for _, u := range []float64{0, 0.5, 1 - 1.0/(1<<32)} {
+		ends := [2]string{}
+		for k, u := range []float64{p.Alone, 1 - 1.0/(1<<32)} {
 			r := base
 			p.Set(&r, p.at(u))
 			if err := r.Validate(); err != nil {
 				t.Errorf("%s at %g: %v", p.Key, u, err)
 			}
-			seen[p.Text(r)] = true
+			ends[k] = p.Text(r)
 		}
-		if len(seen) != 3 {
-			t.Errorf("%s is written %v from one end to the other", p.Key, seen)
+		got[p.Key] = ends
+		if p.Alone > 0 && !math.IsNaN(p.at(p.Alone/2)) {
+			t.Errorf("%s is never left alone", p.Key)
 		}
-		if s := make(Setting, i); len(s.texts(params, base)) != i {
-			t.Errorf("%d values, %v", i, s.texts(params, base))
+		alone := slices.Repeat([]float64{math.NaN()}, i+1)
+		if texts := Setting(alone).texts(params, base); len(texts) > 0 {
+			t.Errorf("left alone, and written as %v", texts)
 		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	if len(params) > maxDims {
+		t.Errorf("%d parameters, and the sequence has %d dimensions", len(params), maxDims)
 	}
 }
 
@@ -204,7 +233,7 @@ func TestReportForPeopleAndPrograms(t *testing.T) {
 	if err := r.WriteText(&text); err != nil {
 		t.Fatal(err)
 	}
-	for _, part := range []string{"some days", "chosen: predictive", "tracking-queue", "hold ", "held out, one day at a time", "4 settings of utilization"} {
+	for _, part := range []string{"some days", "chosen: predictive", "tracking-queue", "hold ", "Chosen by all but one day", "4 settings tried, 4 of them on all days"} {
 		if !strings.Contains(text.String(), part) {
 			t.Errorf("%q is not in:\n%s", part, text.String())
 		}
