@@ -21,6 +21,7 @@ func readDefaults(config map[string]string) error {
 // settings is what a check's strategy block, over the plugin's defaults, says.
 type settings struct {
 	rules plan.Rules
+	act   bool          // false: only say what would be done
 	pool  string        // its name in the decision log; may be empty
 	log   record.Config // no decision log where its path is empty
 }
@@ -43,7 +44,11 @@ func readSettings(defaults, check map[string]string) (settings, error) {
 
 // declare is every setting of the strategy, in the order of the reference page.
 func declare(r pluginconfig.Reader, required bool) settings {
-	return settings{rules: declareRules(r, required), pool: declarePool(r), log: declareLog(r)}
+	return settings{rules: declareRules(r, required), act: declareMode(r), pool: declarePool(r), log: declareLog(r)}
+}
+
+func declareMode(r pluginconfig.Reader) bool {
+	return r.OneOf("mode", "act", "act scales. shadow leaves the count as it is and says, in the reason and the decision log, what would have been done.", "act", "shadow") == "act"
 }
 
 func declarePool(r pluginconfig.Reader) string {
@@ -78,8 +83,13 @@ func declareRules(r pluginconfig.Reader, required bool) plan.Rules {
 
 		Lead:         duration("lead_time", 5*time.Minute, "From wanting one to its first work: power-on, boot and model load together."),
 		Interval:     duration("interval", 10*time.Second, "Time between decisions: the policy's evaluation_interval."),
-		ScaleInAfter: duration("scale_in_after", 0, "How long one must have been surplus before it goes. 0s means the longer of lead_time and 15m. The check's query_window must be at least as long."),
+		ScaleInAfter: duration("scale_in_after", 0, "How long one must have been surplus before it goes. 0s lets the replay of the past choose between 5m, 15m and 30m, or means the longer of lead_time and 15m while there is too little of it. The check's query_window must be at least as long."),
 		StaleAfter:   duration("stale_after", 0, "Age from which the newest sample is too old to act on; the count is then held. 0s means 5m."),
 		Utilization:  float64(r.Fraction("utilization", 1, "Share of the units that demand may fill; less leaves headroom.", setting.Between[setting.Fraction](0.01, 1))),
+
+		SLO:      float64(r.Fraction("slo", 0.99, "Share of work that shall be on time. More costs more: it decides how much is kept in reserve.", setting.Between[setting.Fraction](0.5, 0.9999))),
+		Wait:     duration("slo_wait", time.Minute, "Longest that work may wait and still be on time."),
+		LateCost: r.Float("late_cost", 500, "What work that is late beyond what slo allows costs, as so many times the capacity that serves it. Less lets go sooner of the reserve that a jump left behind.", setting.Between(0.1, 1e6)),
+		Wear:     duration("wear", 10*time.Minute, "What one start costs beyond the time it takes, as so much time of a running one. More means fewer power cycles and more idle time."),
 	}
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"maps"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -63,6 +64,9 @@ func (p *plugin) Run(eval *sdk.ScalingCheckEvaluation, count int64) (*sdk.Scalin
 	in := input(eval.Metrics, count, time.Now())
 	d := plan.Decide(in, s.rules)
 	p.logs.add(s, eval.Check, in, d)
+	if !s.act {
+		d = shadow(d, count)
+	}
 	answer(eval.Action, d, count)
 	p.log.Debug("decided", "check", checkName(eval), "count", count, "want", d.Count, "rule", string(d.Rule), "reason", d.Reason)
 	return eval, nil
@@ -84,6 +88,14 @@ func input(metrics sdk.TimestampedMetrics, count int64, now time.Time) plan.Inpu
 	}
 	series, _ := demand.Clean(points)
 	return plan.Input{Now: now, Count: int(count), Demand: series}
+}
+
+// shadow keeps the count and says what would have been done.
+func shadow(d plan.Decision, count int64) plan.Decision {
+	d.Terms = append(slices.Clip(d.Terms), plan.Term{Name: "shadow", Value: float64(d.Count), Unit: "replicas", Note: "would have been wanted"})
+	d.Reason = fmt.Sprintf("shadow, the count stays %d: would be %s", count, d.Reason)
+	d.Count = int(count)
+	return d
 }
 
 // answer writes the decision into the action, all of its terms with it: the

@@ -100,3 +100,21 @@ func TestReferencePage(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestShadowOnlySays(t *testing.T) {
+	p := newPlugin(hclog.NewNullLogger())
+	config := map[string]string{"units": "2", "max": "9", "mode": "shadow"}
+	got, err := run(t, p, config, 1, repeat(8, 10)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Count != 1 || got.Direction != sdk.ScaleDirectionNone {
+		t.Errorf("it acted: %d %s", got.Count, got.Direction)
+	}
+	if got.Meta["gpupool.shadow"] != 4.0 || !strings.Contains(got.Reason, "would be scaling out from 1 to 4") {
+		t.Errorf("it does not say what it would have done: %q %v", got.Reason, got.Meta)
+	}
+	if _, err := run(t, p, map[string]string{"units": "2", "max": "9", "mode": "shade"}, 1, 8); err == nil || !strings.Contains(err.Error(), "mode") {
+		t.Errorf("an unknown mode: %v", err)
+	}
+}
