@@ -49,48 +49,48 @@ var quirks = []struct {
 
 // class is what an answer means for the caller, with what to do about it where
 // that is known.
-func (a answer) class() (class error, means string) {
+func (a answer) class() (means string, class error) {
 	said := strings.ToLower(a.text)
 	for _, q := range quirks {
 		if (len(q.status) == 0 || slices.Contains(q.status, a.status)) && (a.change || !q.change) && a.status >= 400 &&
 			slices.ContainsFunc(q.says, func(s string) bool { return strings.Contains(said, s) }) {
-			if a.change && q.class == power.ErrUnreachable {
-				return power.ErrRefused, q.means // it answered the change: it said no
+			if a.change && errors.Is(q.class, power.ErrUnreachable) {
+				return q.means, power.ErrRefused // it answered the change: it said no
 			}
-			return q.class, q.means
+			return q.means, q.class
 		}
 	}
 	switch {
 	case a.status == 0 && a.change && a.written:
-		return power.ErrAmbiguous, "the command was sent once and not answered"
+		return "the command was sent once and not answered", power.ErrAmbiguous
 	case a.status == 0:
-		return power.ErrUnreachable, ""
+		return "", power.ErrUnreachable
 	case a.status < 300 && !a.change:
-		return power.ErrUnreachable, "its answer cannot be read"
+		return "its answer cannot be read", power.ErrUnreachable
 	case a.status < 300:
-		return power.ErrAmbiguous, "its answer to the command cannot be read"
+		return "its answer to the command cannot be read", power.ErrAmbiguous
 	case a.status < 400:
-		return power.ErrRefused, "it answers with a redirect; correct address"
+		return "it answers with a redirect; correct address", power.ErrRefused
 	case a.status == http.StatusUnauthorized:
-		return power.ErrAuth, "wrong password, no such user, or an account that is locked"
+		return "wrong password, no such user, or an account that is locked", power.ErrAuth
 	case a.status == http.StatusForbidden && a.change:
-		return power.ErrRefused, "the account may not do this; give it the role Operator (privilege ConfigureComponents)"
+		return "the account may not do this; give it the role Operator (privilege ConfigureComponents)", power.ErrRefused
 	case a.status == http.StatusForbidden:
-		return power.ErrAuth, "the account is locked, expired, or may not log in over Redfish"
+		return "the account is locked, expired, or may not log in over Redfish", power.ErrAuth
 	case (a.status == http.StatusMethodNotAllowed || a.status == http.StatusNotImplemented) && a.change:
-		return power.ErrUnsupported, "it has no reset action"
+		return "it has no reset action", power.ErrUnsupported
 	case a.status == http.StatusNotFound && !a.change:
-		return power.ErrRefused, "it has no such resource; is Redfish enabled in the BMC, and system right?"
+		return "it has no such resource; is Redfish enabled in the BMC, and system right?", power.ErrRefused
 	case a.status == http.StatusConflict:
-		return power.ErrRefused, "the resource is in use, or in a state that forbids this"
+		return "the resource is in use, or in a state that forbids this", power.ErrRefused
 	case (a.status == http.StatusTooManyRequests || a.status == http.StatusServiceUnavailable) && a.change:
-		return power.ErrRefused, "it is busy"
+		return "it is busy", power.ErrRefused
 	case a.status == http.StatusTooManyRequests, a.status >= 500 && !a.change:
-		return power.ErrUnreachable, ""
+		return "", power.ErrUnreachable
 	case a.status >= 500:
-		return power.ErrAmbiguous, "it failed on the command, or behind it"
+		return "it failed on the command, or behind it", power.ErrAmbiguous
 	}
-	return power.ErrRefused, ""
+	return "", power.ErrRefused
 }
 
 // failure classifies what gofish returned for the last request.
@@ -103,7 +103,7 @@ func (d *Driver) failure(err error, change bool) error {
 	if status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable {
 		d.restUntil = restUntil(header.Get("Retry-After"), time.Now())
 	}
-	class, means := a.class()
+	means, class := a.class()
 	var parts []string
 	if means != "" {
 		parts = append(parts, means)

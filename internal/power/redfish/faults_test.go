@@ -379,6 +379,15 @@ func TestSessions(t *testing.T) {
 	}
 
 	s.LimitSessions(-1)
+	s.Intercept(func(_ http.ResponseWriter, r *http.Request) bool {
+		if r.Header.Get("Authorization") != "" {
+			t.Errorf("the password was sent with %s %s", r.Method, r.URL.Path)
+		}
+		return false
+	})
+	if err := read(t, open(t, s, sessions)); err != nil {
+		t.Error(err)
+	}
 	s.Intercept(func(w http.ResponseWriter, r *http.Request) bool {
 		if r.Method == http.MethodPost {
 			redfishtest.Fail(w, http.StatusServiceUnavailable, "Base.1.18.SessionLimitExceeded", "too many")
@@ -391,6 +400,36 @@ func TestSessions(t *testing.T) {
 		t.Errorf("no session left: %v, want unreachable", err)
 	}
 	wantText(t, err, "all of its sessions are in use")
+}
+
+// Close ends a call that is under way, which still logs out, and leaves no
+// connection open.
+func TestCloseInACall(t *testing.T) {
+	s := redfishtest.Start(t, redfishtest.Options{})
+	d := open(t, s, sessions)
+	asked := make(chan struct{}, 1)
+	s.Intercept(func(_ http.ResponseWriter, r *http.Request) bool {
+		if strings.HasSuffix(r.URL.Path, "/Systems") {
+			asked <- struct{}{}
+			<-r.Context().Done()
+		}
+		return false
+	})
+	failed := make(chan error)
+	go func() {
+		_, err := d.State(within(t, plenty))
+		failed <- err
+	}()
+	<-asked
+	_ = d.Close()
+	if err := <-failed; !errors.Is(err, power.ErrUnreachable) {
+		t.Errorf("State: %v, want unreachable", err)
+	}
+	for end := time.Now().Add(plenty); s.Open() > 0 || s.Sessions() > 0; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d connections and %d sessions are left", s.Open(), s.Sessions())
+		}
+	}
 }
 
 // Which system is the host.
@@ -450,7 +489,7 @@ func TestOtherHosts(t *testing.T) {
 	}
 	for _, extra := range []string{reset("https://" + steal + "/redfish/v1/Systems/1/Actions/ComputerSystem.Reset"), reset("//" + steal + "/x"), reset("@" + steal + "/x"), reset(".evil.example/x")} {
 		s := redfishtest.Start(t, redfishtest.Options{Extra: extra})
-		if err := on(t, open(t, s)); !errors.Is(err, power.ErrRefused) {
+		if err := on(t, open(t, s, trusting)); !errors.Is(err, power.ErrRefused) {
 			t.Errorf("%s: %v, want refused", extra, err)
 		}
 	}
@@ -460,14 +499,27 @@ func TestOtherHosts(t *testing.T) {
 			http.Redirect(w, r, thief.URL+r.URL.Path, status)
 			return true
 		})
-		if err := read(t, open(t, s)); !errors.Is(err, power.ErrRefused) {
+		if err := read(t, open(t, s, trusting)); !errors.Is(err, power.ErrRefused) {
 			t.Errorf("%d: %v, want refused", status, err)
+		}
+	}
+	for _, link := range []string{"@" + steal + "/redfish/v1/SessionService/Sessions", ".evil.example/x", "https://" + steal + "/x"} {
+		s := redfishtest.Start(t, redfishtest.Options{})
+		s.Intercept(func(w http.ResponseWriter, _ *http.Request) bool {
+			_, _ = fmt.Fprintf(w, `{"Links": {"Sessions": {"@odata.id": %q}}}`, link)
+			return true
+		})
+		if err := read(t, open(t, s, trusting, sessions)); err == nil {
+			t.Errorf("a login at %s succeeded", link)
 		}
 	}
 	if n := len(thief.Requests("")); n != 0 {
 		t.Errorf("the other host got %d requests", n)
 	}
 }
+
+// trusting makes a driver that no certificate stops.
+func trusting(c *redfish.Config) { c.CAFile, c.InsecureSkipVerify = "", true }
 
 // A redirect on the same host is followed for a read, and not for ever.
 func TestSameHostRedirect(t *testing.T) {
@@ -496,7 +548,10 @@ func TestFlood(t *testing.T) {
 	for name, flood := range map[string]func(w http.ResponseWriter){
 		"body":       func(w http.ResponseWriter) { w.WriteHeader(200); pour(w) },
 		"error body": func(w http.ResponseWriter) { w.WriteHeader(500); pour(w) },
-		"header":     func(w http.ResponseWriter) { w.Header().Set("X-Flood", strings.Repeat("x", 8<<20)) },
+		"body that is right, and huge": func(w http.ResponseWriter) {
+			_, _ = io.WriteString(w, `{"PowerState": "On", "Members": [{"@odata.id": "/redfish/v1/Systems/1"}], "Junk": "`+strings.Repeat("x", 5<<20)+`"}`)
+		},
+		"header": func(w http.ResponseWriter) { w.Header().Set("X-Flood", strings.Repeat("x", 8<<20)) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -49,6 +49,34 @@ func (r *replies) RoundTrip(req *http.Request) (*http.Response, error) {
 
 func (r *replies) CloseIdleConnections() {}
 
+// interrupted ends a call after the power was read.
+type interrupted struct {
+	*replies
+	end context.CancelFunc
+}
+
+func (i interrupted) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.Context().Err() != nil {
+		return nil, req.Context().Err()
+	}
+	if strings.HasSuffix(req.URL.Path, "/info") {
+		defer i.end()
+	}
+	return i.replies.RoundTrip(req)
+}
+
+// A change that the call's end kept from being sent is not an ambiguous one.
+func TestEndBeforeTheChange(t *testing.T) {
+	for range 30 { // where the end is noticed first is up to chance
+		ctx, cancel := context.WithCancel(t.Context())
+		base := interrupted{&replies{status: http.StatusOK, body: []byte("{}"), after: 3}, cancel}
+		d := newDriver(settings{address: "bmc:443", username: "gpupool", password: "gpupool-Pass1"}, base)
+		if err := d.On(ctx); !errors.Is(err, power.ErrUnreachable) || base.posts != 0 {
+			t.Fatalf("On: %v after %d changes sent, want unreachable after none", err, base.posts)
+		}
+	}
+}
+
 // FuzzReplies gives a driver any answer at any point of its conversation. It
 // does not panic, knows the power only without an error, sends at most one
 // change, and what it says of the answer is safe for a log.

@@ -231,7 +231,7 @@ func (d *Driver) reset(ctx context.Context, c *gofish.APIClient, s *system, what
 	}
 	// Not gofish's Reset, which sends the command again after a 412.
 	d.guard.forget()
-	resp, err := c.Post(target, map[string]string{"ResetType": kind})
+	resp, err := c.Post(target, map[string]string{"ResetType": kind}) //nolint:bodyclose // closed below, by gofish
 	if err != nil {
 		return d.failure(err, true)
 	}
@@ -266,7 +266,7 @@ func (d *Driver) follow(ctx context.Context, c *gofish.APIClient, info *schemas.
 		return nil //nolint:nilerr // no way to follow it
 	}
 	for wait := time.Until(info.RetryAfter); pause(ctx, max(wait, taskPause)); wait = 0 {
-		resp, err := c.Get(monitor)
+		resp, err := c.Get(monitor) //nolint:bodyclose // closed below, by gofish
 		if err != nil {
 			return d.taskFailure(err)
 		}

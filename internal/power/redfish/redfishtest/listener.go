@@ -20,6 +20,7 @@ var quiet = log.New(io.Discard, "", 0)
 type listener struct {
 	*net.TCPListener
 	accepted atomic.Int32
+	open     atomic.Int32 // connections that the server has
 	halfOpen atomic.Bool
 	hole     atomic.Bool
 	done     chan struct{}
@@ -49,8 +50,15 @@ func (l *listener) Accept() (net.Conn, error) {
 	return c, nil
 }
 
-// state mutes a connection after its first answer, if it is to be half-open.
+// state counts the connections that are open, and mutes one after its first
+// answer if it is to be half-open.
 func (l *listener) state(c net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew:
+		l.open.Add(1)
+	case http.StateClosed, http.StateHijacked:
+		l.open.Add(-1)
+	}
 	if state != http.StateIdle || !l.halfOpen.Load() {
 		return
 	}
@@ -78,8 +86,9 @@ func (l *listener) blackHole(t testing.TB) {
 	if cerr := raw.Control(func(fd uintptr) { err = syscall.Listen(int(fd), 0) }); cerr != nil || err != nil {
 		t.Fatalf("black hole: shorten the queue: %v, %v", cerr, err)
 	}
+	dialer := net.Dialer{Timeout: 200 * time.Millisecond}
 	for range 8 {
-		c, err := net.DialTimeout("tcp", l.Addr().String(), 200*time.Millisecond)
+		c, err := dialer.DialContext(t.Context(), "tcp", l.Addr().String())
 		if err != nil {
 			return // its first packet was dropped
 		}

@@ -198,6 +198,9 @@ func (s *Service) Requests(prefix string) []string {
 // Connections is the number of connections that were made so far.
 func (s *Service) Connections() int { return int(s.listener.accepted.Load()) }
 
+// Open is the number of connections that are open now.
+func (s *Service) Open() int { return int(s.listener.open.Load()) }
+
 func (s *Service) set(f func(*faults)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
