@@ -225,8 +225,16 @@ func decodeDuration(text json.RawMessage) (time.Duration, error) {
 	if err := json.Unmarshal(text, &s); err != nil {
 		return 0, errors.New(`not a duration such as "5m0s"`)
 	}
-	return time.ParseDuration(s)
+	d, err := time.ParseDuration(s)
+	if err == nil && (d < 0 || d > maxRule) {
+		err = fmt.Errorf("%s is not within 0 to %s", d, maxRule)
+	}
+	return d, err
 }
+
+// maxRule is what the strategy's settings allow; a decision plans that far
+// ahead, in memory.
+const maxRule = 30 * 24 * time.Hour
 
 // snake is ScaleInAfter as scale_in_after, and SLO as slo.
 func snake(name string) string {
