@@ -146,6 +146,9 @@ func (j *judge) begins(m *machine, c command) {
 		j.require(!m.on || !m.inService() || !w.clean(m, sight.Add(-time.Minute)), "%s: powered on although it serves", m.id)
 	case pool.Cordon:
 		if m.inService() {
+			for _, a := range m.node.work {
+				j.require(a.placed.After(sight), "%s: cordoned while %s runs on it", m.id, a.id)
+			}
 			j.require(d.onAt.IsZero() || d.at.Sub(d.onAt) >= l.MinOn || !m.joined, "%s: cordoned %s after its power-on", m.id, d.at.Sub(d.onAt))
 			// A host that goes on to its soft off in the same tick leaves its
 			// place free: judge when the tick has recorded all that it does.
@@ -276,6 +279,10 @@ func (j *judge) outside(m *machine, c command) {
 	if rule == pool.AgentNone {
 		return
 	}
+	// race: on a host that never joined, and whose agent is silent, nobody can
+	// be asked.
+	told := v.Agent.Status == pool.AgentPassing && v.Agent.Blind == ""
+	j.require(rule == pool.AgentOptional || told || v.Node.Status != pool.NodeReady, "%s: %s on no word of its agent", m.id, c.do)
 	for _, began := range m.outside {
 		// race: it began after the agent's last sample.
 		reported := v.Agent.Status == pool.AgentPassing && began.Before(v.AgentAt.Add(-sampleAge))
@@ -283,8 +290,5 @@ func (j *judge) outside(m *machine, c command) {
 			reported = false
 		}
 		j.require(!reported, "%s: %s although its agent has told of a process on its GPUs, begun %s before", m.id, c.do, v.AgentAt.Sub(began))
-		// race: on a host that never joined, and whose agent is silent, nobody can be asked.
-		told := v.Agent.Status == pool.AgentPassing && v.Agent.Blind == ""
-		j.require(rule == pool.AgentOptional || told || v.Node.Status != pool.NodeReady, "%s: %s on no word of its agent, and a process runs on its GPUs", m.id, c.do)
 	}
 }
