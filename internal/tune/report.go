@@ -34,7 +34,7 @@ type Report struct {
 	Interrupted bool        `json:"interrupted"` // the figures may be of a part of the days
 
 	Default Point   `json:"default"` // the policy as it comes
-	Chosen  Point   `json:"chosen"`  // the cheapest that keeps the SLO, or what comes closest
+	Chosen  Point   `json:"chosen"`  // the cheapest that keeps the SLO and carries over, or what comes closest
 	Front   []Point `json:"front"`   // of predictive, in ascending cost
 	// TrackingQueue is the strongest rule without a forecast, at each value
 	// of its knob.
@@ -47,7 +47,8 @@ type Report struct {
 	// Assumptions are the sentences a reader must know to judge the figures.
 	Assumptions []string `json:"assumptions"`
 
-	rules plan.Rules
+	rules   plan.Rules
+	doubted bool // the cheapest setting did not carry over, and the defaults were chosen
 }
 
 // Parameter is what was searched of a setting.
@@ -157,7 +158,11 @@ func (t *tuner) validate(r *Report, all []Candidate) {
 	if r.HeldOut.Unit == "day" {
 		r.Assumptions = append(r.Assumptions, "The demand is of less than two weeks, so days were left out instead of weeks: what differs between weeks is not seen.")
 	}
-	r.Warnings = append(r.Warnings, t.aim.warnings(r.HeldOut)...)
+	doubts := t.aim.warnings(r.HeldOut)
+	r.Warnings = append(r.Warnings, doubts...)
+	if len(doubts) > 0 && len(r.Chosen.Settings) > 0 && t.aim.keeps(r.Default.Figures) {
+		r.Chosen, r.doubted = r.Default, true
+	}
 }
 
 // cheapest is the cheapest of the points that keep the SLO.
@@ -184,6 +189,8 @@ func (t *tuner) advice(r *Report, whole bool) Advice {
 		return Advice{DoHold, s.Count, fmt.Sprintf("autoscaling cannot pay here at this cold start of %s: the cheapest that scales and keeps %s costs %s; hold %d, for %s", lead, slo, money(scaling.Cost), s.Count, money(s.Cost))}
 	case !t.aim.keeps(r.Chosen.Figures):
 		return Advice{Do: DoNothing, Why: fmt.Sprintf("no setting kept %s on time; the closest reached %s", slo, percent(r.Chosen.Attainment))}
+	case r.doubted:
+		return Advice{Do: DoDefaults, Why: fmt.Sprintf("keep the defaults: they keep %s, and what looked cheaper does not carry over to %ss that it was not chosen by", slo, r.HeldOut.Unit)}
 	case len(r.Chosen.Settings) == 0:
 		return Advice{Do: DoDefaults, Why: fmt.Sprintf("nothing that was tried and keeps %s is more than %g %% cheaper than the defaults", slo, 100*closeEnough)}
 	case !t.aim.keeps(r.Default.Figures):
@@ -265,12 +272,13 @@ func (r *Report) table(b *strings.Builder) {
 	if !onFront {
 		own(r.Default)
 	}
+	beside := func(f Figures) bool { return f.Days == r.Default.Days } // not after an interrupt
 	for _, p := range r.TrackingQueue {
-		if 1-p.Attainment <= worthShowing*(1-r.SLO) {
+		if beside(p.Figures) && 1-p.Attainment <= worthShowing*(1-r.SLO) {
 			row("tracking-queue", p.Figures, p.Settings)
 		}
 	}
-	if s := r.Static; s != nil {
+	if s := r.Static; s != nil && beside(s.Figures) {
 		row(fmt.Sprintf("hold %d", s.Count), s.Figures, nil)
 	}
 	tw := tabwriter.NewWriter(b, 0, 0, 2, ' ', tabwriter.AlignRight)

@@ -142,6 +142,32 @@ func TestAdvice(t *testing.T) {
 	}
 }
 
+// Two settings, each made for one week: neither is any good in the other.
+func TestWhatDoesNotCarryOverIsNotChosen(t *testing.T) {
+	late := func(a, b float64) []float64 { return append(many(a, 7), many(b, 7)...) }
+	all := candidates(week(1, 100, late(8, 8)...), week(1, 80, late(0, 20)...), week(1, 80, late(20, 0)...))
+	for i := range all[1:] {
+		all[i+1].Setting = Setting{1, math.NaN(), math.NaN(), math.NaN(), 0.8 + 0.1*float64(i)}
+	}
+	tuner := &tuner{aim: aim, rules: plan.Rules{Units: 8, Max: 9, SLO: 0.99}}
+	r := &Report{}
+	tuner.judge(r, Outcome{Candidates: all, Tried: 2, Whole: true})
+	if len(r.Chosen.Settings) > 0 || r.Advice.Do != DoDefaults || !strings.Contains(r.Advice.Why, "does not carry over to weeks") || len(r.Warnings) == 0 {
+		t.Errorf("chosen %+v, advice %+v, warnings %v", r.Chosen, r.Advice, r.Warnings)
+	}
+	if len(r.Front) == 0 || r.Front[0].Cost >= r.Default.Cost {
+		t.Errorf("front %+v", r.Front)
+	}
+	// Where the defaults do not keep the SLO there is nothing to go back to.
+	all[0].Days[0] = week(1, 100, late(30, 30)...)
+	all[0].Figures = aim.figures(all[0].Days)
+	r = &Report{}
+	tuner.judge(r, Outcome{Candidates: all, Tried: 2, Whole: true})
+	if len(r.Chosen.Settings) == 0 || r.Advice.Do != DoTune || len(r.Warnings) == 0 {
+		t.Errorf("chosen %+v, advice %+v, warnings %v", r.Chosen, r.Advice, r.Warnings)
+	}
+}
+
 func TestInterruptedReportSaysSo(t *testing.T) {
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
@@ -152,6 +178,12 @@ func TestInterruptedReportSaysSo(t *testing.T) {
 	}})
 	if err != nil || !r.Interrupted || len(r.Warnings) == 0 || !strings.Contains(r.Warnings[0], "interrupted: of the 8 settings") {
 		t.Fatalf("error %v, %+v", err, r)
+	}
+	// What was tried on all days does not stand beside what was not.
+	r.Default.Days--
+	var text bytes.Buffer
+	if err := r.WriteText(&text); err != nil || strings.Contains(text.String(), "hold ") || strings.Contains(text.String(), "  tracking-queue") {
+		t.Errorf("error %v:\n%s", err, text.String())
 	}
 	ctx, stop = context.WithCancel(context.Background())
 	stop()
