@@ -12,7 +12,7 @@ import (
 )
 
 // tuned runs the command as typed.
-func tuned(t *testing.T, ctx context.Context, args ...string) (out string, err error) {
+func tuned(ctx context.Context, t *testing.T, args ...string) (out string, err error) {
 	t.Helper()
 	cmd := newTune()
 	var b, e bytes.Buffer
@@ -38,7 +38,7 @@ func hours(t *testing.T, n int) string {
 func TestTuneShowsAndWrites(t *testing.T) {
 	trace, file := hours(t, 12), filepath.Join(t.TempDir(), "strategy.hcl")
 	args := []string{"--trace", trace, "--trace", trace, "--peak", "4", "--budget", "2"}
-	out, err := tuned(t, context.Background(), append(args, "--write", file)...)
+	out, err := tuned(context.Background(), t, append(args, "--write", file)...)
 	if err != nil || !strings.Contains(out, "chosen: predictive") || strings.Count(out, "mine.csv: ") != 2 {
 		t.Errorf("error %v, output:\n%s", err, out)
 	}
@@ -47,7 +47,7 @@ func TestTuneShowsAndWrites(t *testing.T) {
 		t.Errorf("error %v, file:\n%s", err, text)
 	}
 	// What it wrote itself it may write again; and the JSON is all of stdout.
-	out, err = tuned(t, context.Background(), append(args, "--write", file, "--json")...)
+	out, err = tuned(context.Background(), t, append(args, "--write", file, "--json")...)
 	var got struct {
 		Traces []struct{ Name string }
 		Chosen struct{ Cost float64 }
@@ -76,7 +76,7 @@ func TestTuneSaysWhatIsWrong(t *testing.T) {
 		{[]string{"--policy", "hpa"}, "unknown flag: --policy"},
 		{[]string{"stray"}, "unknown command"},
 	} {
-		_, err := tuned(t, context.Background(), c.args...)
+		_, err := tuned(context.Background(), t, c.args...)
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%v: error %v, want one with %q", c.args, err, c.want)
 		}
@@ -89,7 +89,7 @@ func TestTuneSaysWhatIsWrong(t *testing.T) {
 func TestTuneInterruptedAtOnce(t *testing.T) {
 	ctx, stop := context.WithCancel(context.Background())
 	stop()
-	out, err := tuned(t, ctx, "--trace", hours(t, 3))
+	out, err := tuned(ctx, t, "--trace", hours(t, 3))
 	if err == nil || err.Error() != "interrupted before anything was known" || out != "" {
 		t.Errorf("error %v, output %q", err, out)
 	}
