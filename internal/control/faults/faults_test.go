@@ -115,7 +115,8 @@ func (w *world) calm() {
 			j.lasts = min(j.lasts, 30*time.Second)
 			w.after(30*time.Second, func() { m.end(j, "ends") })
 		}
-		if m.on && (!m.osUp || !m.client) {
+		// What we powered on and did not boot is ours to give up.
+		if m.on && (!m.osUp || !m.client) && w.judge.docket(m).verb != pool.TurnOn {
 			w.say("%s: an operator resets it", m.id)
 			m.powerOff()
 			m.powerOn(false)

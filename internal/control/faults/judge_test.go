@@ -67,6 +67,7 @@ func (j *judge) recorded(p *proc, m *machine, in pool.Intent) {
 	w.lastAct = w.now
 	w.say("%s: %s recorded by %s: %s", m.id, in.Verb, p.name, in.Why)
 	j.require(w.holder == p && in.Gen == p.gen, "%s: %s was recorded by %s without the lease", m.id, in.Verb, p.name)
+	j.require(p.until.Sub(in.At) >= actTimeout, "%s: %s was recorded with %s left of the lease", m.id, in.Verb, p.until.Sub(in.At))
 	j.acts++
 	d.rev, d.verb, d.by, d.at = in.Rev, in.Verb, p, in.At
 	d.foreign, d.eligible = in.Foreign, in.Eligible
@@ -144,6 +145,8 @@ func (j *judge) begins(m *machine, c command) {
 		}
 		j.require(in+booting < most, "%s: powered on as number %d in service or on its way, %d are allowed", m.id, in+booting+1, most)
 		j.require(!m.on || !m.inService() || !w.clean(m, sight.Add(-time.Minute)), "%s: powered on although it serves", m.id)
+	case pool.Enable:
+		j.require(!m.onByUs || m.everJoined || !w.clean(m, sight.Add(-time.Minute)), "%s: made eligible before its client has come", m.id)
 	case pool.Cordon:
 		if m.inService() {
 			for _, a := range m.node.work {

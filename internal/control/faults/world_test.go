@@ -167,8 +167,10 @@ type machine struct {
 	agent    bool // the agent runs
 	shutting bool
 	onByUs   bool // powered on by us since it was last off
-	joined   bool // its client registered since it was last powered on
-	outside  []time.Time
+	joined   bool // its client registered since its operating system started
+	// everJoined: its client registered since the power came on.
+	everJoined bool
+	outside    []time.Time
 
 	node node
 	hold hold
@@ -217,7 +219,7 @@ func (m *machine) powerOn(byUs bool) {
 		return
 	}
 	w := m.w
-	m.on, m.onByUs, m.joined = true, byUs, false
+	m.on, m.onByUs, m.joined, m.everJoined = true, byUs, false, false
 	m.life++
 	life := m.life
 	boot := w.between("boot", m.n, 15*time.Second, 50*time.Second)
@@ -317,7 +319,7 @@ func (m *machine) register() {
 		m.touch()
 		w.after(w.between("init", m.n, 100*time.Millisecond, 2*time.Second), func() {
 			if m.life == life && m.beats() {
-				m.node.status, m.joined, m.readyAt = pool.NodeReady, true, w.now
+				m.node.status, m.joined, m.everJoined, m.readyAt = pool.NodeReady, true, true, w.now
 				m.touch()
 				w.say("%s: its Nomad node is ready, eligible %v", m.id, m.node.eligible)
 				w.place()
