@@ -129,6 +129,9 @@ job "gpupool-autoscaler" {
             driver = "strategy-predictive"
             config = {
               scale_in_after = "${var.scale_in_after}"
+              # gpupool explain, advise and simulate read it. It goes with the
+              # allocation; point it at a volume to keep it.
+              decision_log = "{{ env "NOMAD_ALLOC_DIR" }}/data/decisions.jsonl"
             }
           }
 

@@ -17,6 +17,7 @@ scaling "gpu-hosts-h100" {
       query_window = "30m" # at least scale_in_after
 
       strategy "gpupool" {
+        pool  = "h100" # what the decision log calls it
         units = 2 # GPUs of a host
         min   = 0 # the autoscaler does not tell a strategy its min and max
         max   = 3
