@@ -108,10 +108,15 @@ func (v Verb) phase() Phase {
 
 // settled is the moment from which a sight can show the last intent's effect.
 func (i Intent) settled(l Limits) time.Time {
-	if !i.SettledAt.IsZero() && !i.Ambiguous {
-		return i.SettledAt
+	switch {
+	case i.SettledAt.IsZero():
+		return i.At.Add(l.Fence)
+	case i.Ambiguous:
+		// The command was sent at some time before; how late it is carried
+		// out counts from when we gave it up.
+		return i.SettledAt.Add(l.Fence)
 	}
-	return i.At.Add(l.Fence)
+	return i.SettledAt
 }
 
 // lookedAgain reports whether both the node and the power were read after the
