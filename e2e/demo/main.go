@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -50,7 +51,7 @@ func run(ctx context.Context, quick, keep bool) (err error) {
 		if keep || err != nil && ctx.Err() == nil {
 			fmt.Fprintf(os.Stderr, "logs and configuration files: %s\n", dir)
 		} else {
-			os.RemoveAll(dir)
+			err = errors.Join(err, os.RemoveAll(dir))
 		}
 	}()
 	s.say("gpupool: one machine plays a Nomad cluster with three GPU hosts, all powered off.")

@@ -208,7 +208,7 @@ func (c *Client) txn(ctx context.Context, key string, ops ...*api.KVTxnOp) ([]*a
 	pairs := make([]*api.KVPair, 0, len(resp.Results))
 	for _, r := range resp.Results {
 		if r.KV != nil {
-			pairs = append(pairs, (*api.KVPair)(r.KV))
+			pairs = append(pairs, r.KV)
 		}
 	}
 	if len(pairs) != len(ops) {

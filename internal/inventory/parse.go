@@ -280,7 +280,7 @@ func (p *parser) power(host, own, defaults *hclsyntax.Block, poolSubj, subj stri
 			p.label(own, subj)
 		}
 	}
-	driver := ""
+	var driver string
 	switch {
 	case own != nil && len(own.Labels) > 0:
 		driver = own.Labels[0]

@@ -158,7 +158,7 @@ func (naughty) obey(order string) (answerNil bool, err error) {
 		panic(rest)
 	case "panic-nil-map":
 		var m map[string]int
-		m["x"] = 1
+		m["x"] = 1 //nolint:staticcheck // that is the point
 	case "goexit":
 		goexit()
 	case "nil":

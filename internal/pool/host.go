@@ -25,6 +25,7 @@ type Host struct {
 // Power is what a host's power driver says of the chassis.
 type Power int
 
+// What a chassis can be.
 const (
 	PowerUnknown Power = iota // not read, not readable, or not one of the two below
 	PowerOff                  // the chassis is off
@@ -36,6 +37,7 @@ func (p Power) String() string { return name(int(p), "unknown", "off", "on") }
 // NodeStatus is the state of a host's Nomad node.
 type NodeStatus int
 
+// What a node can be.
 const (
 	NodeUnknown NodeStatus = iota // Nomad was not read
 	NodeAbsent                    // Nomad answered and has no node of this name
@@ -52,6 +54,7 @@ func (s NodeStatus) String() string {
 // metadata with the node across power cycles, so a mark outlives us.
 type Mark int
 
+// Whose a mark can be.
 const (
 	MarkNone     Mark = iota // never drained, or not by anyone who left a name
 	MarkOurs                 // drained by this pool and not given back since
@@ -109,6 +112,7 @@ type Agent struct {
 // itself answer.
 type AgentStatus int
 
+// What an agent can be.
 const (
 	AgentUnknown AgentStatus = iota // nothing known: not asked, or no answer
 	AgentFailing                    // registered in Consul, not passing
@@ -133,6 +137,7 @@ type Seen struct {
 // Verb is one thing that can be done to a host.
 type Verb int
 
+// What can be done.
 const (
 	VerbNone Verb = iota
 	TurnOn        // power the chassis on

@@ -58,6 +58,7 @@ func (l Limits) most(n int) int {
 // AgentRule says how far a pool trusts hosts without an agent.
 type AgentRule int
 
+// The rules that there are.
 const (
 	AgentRequired AgentRule = iota // in service only with a passing agent; off only if it says that the GPUs are idle
 	AgentOptional                  // an agent that says that GPUs are busy is heard; a missing one is not missed

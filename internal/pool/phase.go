@@ -24,35 +24,35 @@ import (
 type Phase int
 
 const (
-	// Unknown: what is seen is old, missing, or contradicts itself. Nothing is
-	// done to the host and it does not count as capacity. It ends when a fresh
-	// and consistent sight arrives.
+	// Unknown means that what is seen is old, missing, or contradicts itself.
+	// Nothing is done to the host and it does not count as capacity. It ends
+	// when a fresh and consistent sight arrives.
 	Unknown Phase = iota
-	// Off: the chassis is off. The host is there to be powered on. It ends
+	// Off is a chassis that is off. The host is there to be powered on. It ends
 	// with TurnOn.
 	Off
-	// Booting: told to power on, not in service yet: the chassis, the Nomad
-	// node, its GPUs or its agent are still missing. Once the node is ready
-	// with all its GPUs it is made eligible. It ends in service; or, past the
-	// boot timeout, it no longer counts as capacity, and one whose client never
-	// registered is made ineligible and powered off.
+	// Booting is a host that was told to power on and is not in service yet:
+	// the chassis, the Nomad node, its GPUs or its agent are still missing. Once
+	// the node is ready with all its GPUs it is made eligible. It ends in
+	// service; or, past the boot timeout, it no longer counts as capacity, and
+	// one whose client never registered is made ineligible and powered off.
 	Booting
-	// Ready: in service: the node is ready and eligible. It ends when the host
+	// Ready is in service: the node is ready and eligible. It ends when the host
 	// is chosen to go off, which takes a surplus and a host without work.
 	Ready
-	// Draining: taken out of service by us and being emptied. First it is
-	// only ineligible; then, looked at again and found without work, drained;
-	// then, looked at once more, told to shut down. Demand that comes back
-	// ends it with Enable.
+	// Draining is a host that we took out of service and are emptying. First it
+	// is only ineligible; then, looked at again and found without work, drained;
+	// then, looked at once more, told to shut down. Demand that comes back ends
+	// it with Enable.
 	Draining
-	// Stopping: told to shut down; it can no longer be called back. It ends
-	// when the chassis reads off.
+	// Stopping is a host that was told to shut down and can no longer be called
+	// back. It ends when the chassis reads off.
 	Stopping
-	// Held: an operator, or another tool, drained it or made it ineligible.
-	// It is never touched and does not count as capacity. It ends when that
-	// hand is taken away.
+	// Held is a host that an operator, or another tool, drained or made
+	// ineligible. It is never touched and does not count as capacity. It ends
+	// when that hand is taken away.
 	Held
-	// Quarantined: off, after failed boots. It is not powered on until its
+	// Quarantined is off, after failed boots. It is not powered on until its
 	// back-off, which doubles with each failure, has passed; then it is Off,
 	// and the last to be chosen.
 	Quarantined

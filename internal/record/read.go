@@ -155,8 +155,8 @@ func (d *reader) read(r io.Reader, name string) error {
 				return fmt.Errorf("%s: %w: %w", place, ErrLog, err)
 			}
 		}
-		if end != nil {
-			return nil
+		if end != nil { // it is io.EOF
+			return nil //nolint:nilerr
 		}
 	}
 }

@@ -79,7 +79,7 @@ func simulate(name string, cfg sim.Config, specs []sim.Spec, front bool) ([]sim.
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer f.Close() //nolint:errcheck // it was only read
 	t, err := sim.ReadTrace(f, filepath.Base(name))
 	if err != nil {
 		return nil, err
