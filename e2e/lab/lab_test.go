@@ -212,6 +212,9 @@ func TestKilledLab(t *testing.T) {
 		t.Error(err, orphan.left())
 	}
 	t.Logf("killed to nothing left: %.3f s", time.Since(began).Seconds())
+	// The room removes them after its processes are gone, and is no process of
+	// the lab itself.
+	_ = Until(ctx, "no control group is left", func(context.Context) (bool, error) { return len(cgroups(t, dir)) == 0, nil })
 	noCgroups(t, dir)
 }
 
@@ -431,6 +434,14 @@ func (s *stage) ofLab(text string) []string {
 // noCgroups checks that no control group of a lab's tasks is left.
 func noCgroups(t *testing.T, dir string) {
 	t.Helper()
+	for _, path := range cgroups(t, dir) {
+		t.Errorf("control group is left: %s", path)
+	}
+}
+
+// cgroups lists the control groups of a lab's tasks.
+func cgroups(t *testing.T, dir string) (left []string) {
+	t.Helper()
 	allocs, _ := filepath.Glob(filepath.Join(dir, "*", "nomad", "alloc", "*"))
 	ids := map[string]bool{}
 	for _, a := range allocs {
@@ -439,11 +450,12 @@ func noCgroups(t *testing.T, dir string) {
 	err := filepath.WalkDir("/sys/fs/cgroup", func(path string, d os.DirEntry, _ error) error {
 		id, _, _ := strings.Cut(filepath.Base(path), ".")
 		if d != nil && d.IsDir() && ids[id] {
-			t.Errorf("control group is left: %s", path)
+			left = append(left, path)
 		}
 		return nil
 	})
 	if err != nil {
 		t.Error(err)
 	}
+	return left
 }
