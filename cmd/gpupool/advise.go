@@ -56,11 +56,8 @@ to make. Nothing is contacted or changed.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 1 {
-				if f.pool != "" {
-					return errors.New("--pool and POOL: give one")
-				}
-				f.pool = args[0]
+			if err := poolArgument(args, &f.pool); err != nil {
+				return err
 			}
 			return f.run(cmd.Context(), cmd.OutOrStdout())
 		},

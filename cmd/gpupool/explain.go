@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -102,11 +101,8 @@ byte. Nothing is contacted or changed.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 1 {
-				if f.pool != "" {
-					return errors.New("--pool and POOL: give one")
-				}
-				f.pool = args[0]
+			if err := poolArgument(args, &f.pool); err != nil {
+				return err
 			}
 			when, err := parseAt(at, time.Now())
 			if err != nil {

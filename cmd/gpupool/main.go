@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
@@ -25,4 +26,17 @@ func newRoot() *cobra.Command {
 	}
 	root.AddCommand(newStatus(), newExplain(), newAdvise(), newPower(), newSimulate(), newTune())
 	return root
+}
+
+// poolArgument takes the pool from a command's one argument, which stands for
+// its flag --pool.
+func poolArgument(args []string, pool *string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	if *pool != "" {
+		return errors.New("--pool and POOL: give one")
+	}
+	*pool = args[0]
+	return nil
 }
