@@ -20,6 +20,29 @@ type Host struct {
 	ID       string // unique in the pool; the name that operators use
 	NodeName string // name of its Nomad node
 	GPUs     int    // GPUs that a healthy host fingerprints
+	// Class is the name of its [Class]; empty for a pool of one kind.
+	Class string
+	// Domain is what fails, or runs short of power, together: a rack, a row, a
+	// zone. Empty if not known, which is a domain of its own.
+	Domain string
+}
+
+// Class is what hosts of one kind have in common. Everything in it may be
+// unknown, which is its zero value.
+type Class struct {
+	// BootWatts is the peak draw of one host while it boots, RunWatts that of
+	// one in service under load. Unknown draw counts against no budget.
+	BootWatts, RunWatts float64
+	// Cost is the price of an hour on, in a unit that all classes of the pool
+	// share. Hosts that are owned cost their energy.
+	Cost float64
+	// Spot hosts can be taken away by their provider at any time.
+	Spot bool
+	// Standby is how many hosts of this class are kept in service without
+	// work, so that a job that only they fit starts at once.
+	Standby int
+	// BootTimeout overrides [Limits.BootTimeout] for slower or faster kinds.
+	BootTimeout time.Duration
 }
 
 // Power is what a host's power driver says of the chassis.
@@ -134,6 +157,48 @@ type Seen struct {
 	AgentAt  time.Time
 }
 
+// Word is what an operator said about one host. It stands until the operator
+// takes it back, and no decision is against it.
+type Word int
+
+// What an operator can say.
+const (
+	WordNone  Word = iota // nothing: the pool decides
+	WordHold              // leave it as it is: it is Held, whatever is seen
+	WordDrain             // take it out of service, with its work, and leave it on
+	WordOff               // take it out of service, with its work, and keep it off
+	WordOn                // power it on and keep it in service, wanted or not
+)
+
+var words = []string{"none", "hold", "drain", "off", "on"}
+
+func (w Word) String() string { return name(int(w), words...) }
+
+// MarshalText writes the word's name, so that stored words read well.
+func (w Word) MarshalText() ([]byte, error) { return []byte(w.String()), nil }
+
+// UnmarshalText reads what MarshalText wrote.
+func (w *Word) UnmarshalText(text []byte) error {
+	for i, s := range words {
+		if s == string(text) {
+			*w = Word(i)
+			return nil
+		}
+	}
+	return fmt.Errorf("unknown word %q: one of hold, drain, off, on", text)
+}
+
+// Said is an operator's word on a host, with who said it and why.
+type Said struct {
+	Word   Word      `json:"word"`
+	Reason string    `json:"reason"`
+	By     string    `json:"by"`
+	At     time.Time `json:"at"`
+
+	// Rev is the store's revision of this record, for check-and-set.
+	Rev uint64 `json:"-"`
+}
+
 // Verb is one thing that can be done to a host.
 type Verb int
 
@@ -238,12 +303,22 @@ type View struct {
 	Host
 	Seen
 	Intent
+	Said Said // by an operator
+}
+
+// Ask is work that waits because it fits nowhere now.
+type Ask struct {
+	// Classes are those whose hosts it fits, sorted; empty for all.
+	Classes []string
+	GPUs    int // that one allocation of it needs
+	Count   int // allocations
 }
 
 // Snapshot is everything known about a pool at one moment.
 type Snapshot struct {
 	At    time.Time // when the sweep ended
 	Hosts []View
+	Asks  []Ask // work that waits; it says which class to power on, not how many
 }
 
 // name indexes names by a small enumeration.

@@ -45,6 +45,15 @@ type Limits struct {
 	Fence time.Duration
 	// Agent says what the host's agent has to do with it.
 	Agent AgentRule
+
+	// Classes are the kinds of hosts, by name. A host of a class that is not
+	// there is of the zero [Class].
+	Classes map[string]Class
+	// Budgets are the watts that the hosts of a domain may draw together, by
+	// [Host.Domain]. A domain that is not there has no limit.
+	Budgets map[string]float64
+	// DrainWork says which work may be drained away from a surplus host.
+	DrainWork WorkRule
 }
 
 // most is how many of n hosts may be in service.
@@ -54,6 +63,18 @@ func (l Limits) most(n int) int {
 	}
 	return n
 }
+
+// WorkRule says which work may be moved to take a surplus host out of service.
+type WorkRule int
+
+// The rules that there are. Work outside Nomad is never moved.
+const (
+	DrainNone     WorkRule = iota // hosts without work only
+	DrainServices                 // service allocations too, which Nomad places elsewhere first
+	DrainAll                      // batch work too, which starts again from its beginning
+)
+
+func (r WorkRule) String() string { return name(int(r), "none", "services", "all") }
 
 // AgentRule says how far a pool trusts hosts without an agent.
 type AgentRule int
