@@ -8,6 +8,7 @@ import (
 
 	"github.com/gpupool/gpupool/internal/plan"
 	"github.com/gpupool/gpupool/internal/record"
+	"github.com/gpupool/gpupool/internal/strategy"
 )
 
 // decisionLogs are the open decision logs, one for each file: checks may share
@@ -20,15 +21,15 @@ type decisionLogs struct {
 
 // add records a decision where the check's settings say so. It never waits for
 // the file.
-func (l *decisionLogs) add(s settings, check *sdk.ScalingPolicyCheck, in plan.Input, d plan.Decision) {
-	if s.log.Path == "" {
+func (l *decisionLogs) add(s strategy.Settings, check *sdk.ScalingPolicyCheck, in plan.Input, d plan.Decision) {
+	if s.Log.Path == "" {
 		return
 	}
-	e := record.Entry{Stream: record.Stream{Pool: s.pool}, Input: in, Rules: s.rules, Decision: d}
+	e := record.Entry{Stream: record.Stream{Pool: s.Pool}, Input: in, Rules: s.Rules, Decision: d}
 	if check != nil {
 		e.Check, e.Query = check.Name, check.Query
 	}
-	l.get(s.log).Add(e)
+	l.get(s.Log).Add(e)
 }
 
 // get is the log at that path. Checks that share a file and want it of another

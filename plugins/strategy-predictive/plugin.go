@@ -9,18 +9,19 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/nomad-autoscaler/plugins/base"
-	"github.com/hashicorp/nomad-autoscaler/plugins/strategy"
+	host "github.com/hashicorp/nomad-autoscaler/plugins/strategy"
 	"github.com/hashicorp/nomad-autoscaler/sdk"
 
 	"github.com/gpupool/gpupool/internal/demand"
 	"github.com/gpupool/gpupool/internal/plan"
+	"github.com/gpupool/gpupool/internal/strategy"
 )
 
 // pluginName must equal the file name of the binary and the driver in the
 // autoscaler's configuration.
-const pluginName = "strategy-predictive"
+const pluginName = strategy.Plugin
 
-var _ strategy.Strategy = (*plugin)(nil)
+var _ host.Strategy = (*plugin)(nil)
 
 // plugin maps the autoscaler's calls to plan.Decide. It keeps nothing between
 // calls but its configuration and the decision logs, which it only writes.
@@ -40,7 +41,7 @@ func (p *plugin) PluginInfo() (*base.PluginInfo, error) {
 // SetConfig takes defaults for all policies. It may be called again while
 // decisions are being made; each decision uses one configuration throughout.
 func (p *plugin) SetConfig(config map[string]string) error {
-	if err := readDefaults(config); err != nil {
+	if err := strategy.CheckDefaults(config); err != nil {
 		return err
 	}
 	own := maps.Clone(config)
@@ -57,14 +58,14 @@ func (p *plugin) Run(eval *sdk.ScalingCheckEvaluation, count int64) (*sdk.Scalin
 	if eval.Check != nil && eval.Check.Strategy != nil {
 		check = eval.Check.Strategy.Config
 	}
-	s, err := readSettings(defaults, check)
+	s, err := strategy.Read(defaults, check)
 	if err != nil {
 		return nil, err
 	}
 	in := input(eval.Metrics, count, time.Now())
-	d := plan.Decide(in, s.rules)
+	d := plan.Decide(in, s.Rules)
 	p.logs.add(s, eval.Check, in, d)
-	if !s.act {
+	if !s.Act {
 		d = shadow(d, count)
 	}
 	answer(eval.Action, d, count)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/gpupool/gpupool/internal/pluginconfig"
 	"github.com/gpupool/gpupool/internal/setting"
+	"github.com/gpupool/gpupool/internal/strategy"
 )
 
 func run(t *testing.T, p *plugin, config map[string]string, count int64, values ...float64) (*sdk.ScalingAction, error) {
@@ -94,8 +95,8 @@ func TestMistakesAreToldTogether(t *testing.T) {
 var update = flag.Bool("update", false, "rewrite the generated part of the reference page")
 
 func TestReferencePage(t *testing.T) {
-	r := pluginconfig.Read(pluginName, nil)
-	declare(r, true)
+	r := pluginconfig.Read(strategy.Plugin, nil)
+	strategy.Declare(r)
 	if err := setting.CheckPage("../../docs/reference/strategy-predictive.md", r.Doc(), *update); err != nil {
 		t.Error(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/gpupool/gpupool/internal/plan"
+	"github.com/gpupool/gpupool/internal/strategy"
 	"github.com/gpupool/gpupool/internal/tune"
 )
 
@@ -16,16 +17,16 @@ func TestWhatIsTunedIsTaken(t *testing.T) {
 			rules := plan.Rules{Units: 8, Max: 10, Lead: 5 * time.Minute, Interval: time.Minute, SLO: 0.99}
 			p.Set(&rules, v)
 			config := map[string]string{"units": "8", "max": "10", p.Key: p.Text(rules)}
-			s, err := readSettings(nil, config)
+			s, err := strategy.Read(nil, config)
 			if err != nil {
 				t.Errorf("%s: %v", p.Key, err)
 				continue
 			}
 			// What it understood it would write the same.
-			if got := p.Text(s.rules); got != config[p.Key] {
+			if got := p.Text(s.Rules); got != config[p.Key] {
 				t.Errorf("%s = %q was understood as %s", p.Key, config[p.Key], got)
 			}
-			if err := s.rules.Validate(); err != nil {
+			if err := s.Rules.Validate(); err != nil {
 				t.Errorf("%s: %v", fmt.Sprint(config), err)
 			}
 		}

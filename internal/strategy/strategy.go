@@ -1,4 +1,7 @@
-package main
+// Package strategy is how strategy-predictive is configured: a check's strategy
+// block, which the plugin gets from the autoscaler, the simulator reads from a
+// policy file, and the tuner writes.
+package strategy
 
 import (
 	"maps"
@@ -10,41 +13,51 @@ import (
 	"github.com/gpupool/gpupool/internal/setting"
 )
 
-// readDefaults reads the plugin's own configuration, which holds defaults for
-// all policies: nothing is required there.
-func readDefaults(config map[string]string) error {
-	r := pluginconfig.Read(pluginName, config)
+// Plugin is the name of the plugin: its binary's, and its driver's in the
+// autoscaler's configuration.
+const Plugin = "strategy-predictive"
+
+// Settings is what a check's strategy block, over the plugin's defaults, says.
+type Settings struct {
+	Rules plan.Rules
+	Act   bool          // false: only say what would be done
+	Pool  string        // its name in the decision log; may be empty
+	Log   record.Config // no decision log where its path is empty
+}
+
+// CheckDefaults reports what is wrong with the plugin's own configuration,
+// which holds defaults for all policies: nothing is required there.
+func CheckDefaults(config map[string]string) error {
+	r := pluginconfig.Read(Plugin, config)
 	declare(r, false)
 	return r.Err()
 }
 
-// settings is what a check's strategy block, over the plugin's defaults, says.
-type settings struct {
-	rules plan.Rules
-	act   bool          // false: only say what would be done
-	pool  string        // its name in the decision log; may be empty
-	log   record.Config // no decision log where its path is empty
-}
-
-// readSettings reads the settings of one check: its strategy block over the
-// plugin's defaults.
-func readSettings(defaults, check map[string]string) (settings, error) {
+// Read reads the settings of one check: its strategy block over the plugin's
+// defaults. The error has all mistakes.
+func Read(defaults, check map[string]string) (Settings, error) {
 	merged := maps.Clone(defaults)
 	if merged == nil {
 		merged = make(map[string]string)
 	}
 	maps.Copy(merged, check)
-	r := pluginconfig.Read(pluginName, merged)
-	s := declare(r, true)
-	if s.rules.Max < s.rules.Min {
-		r.Reject("max", "is below min", "the autoscaler does not tell a strategy the policy's min and max: repeat both here")
-	}
+	r := pluginconfig.Read(Plugin, merged)
+	s := Declare(r)
 	return s, r.Err()
 }
 
-// declare is every setting of the strategy, in the order of the reference page.
-func declare(r pluginconfig.Reader, required bool) settings {
-	return settings{rules: declareRules(r, required), act: declareMode(r), pool: declarePool(r), log: declareLog(r)}
+// Declare declares every setting, in the order of the reference page, and
+// returns what r has for them.
+func Declare(r pluginconfig.Reader) Settings {
+	s := declare(r, true)
+	if s.Rules.Max < s.Rules.Min {
+		r.Reject("max", "is below min", "the autoscaler does not tell a strategy the policy's min and max: repeat both here")
+	}
+	return s
+}
+
+func declare(r pluginconfig.Reader, required bool) Settings {
+	return Settings{Rules: declareRules(r, required), Act: declareMode(r), Pool: declarePool(r), Log: declareLog(r)}
 }
 
 func declareMode(r pluginconfig.Reader) bool {
