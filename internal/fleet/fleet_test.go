@@ -204,7 +204,7 @@ func TestDecodeNewer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	newer := strings.Replace(string(text), `{`, `{"instances":[{"model":"x"}],`, 1)
+	newer := strings.Replace(string(text), `{`, `{"queues":[{"length":3}],`, 1)
 	got, err := Decode(strings.NewReader(newer))
 	if err != nil {
 		t.Fatal(err)

@@ -43,6 +43,9 @@ type Snapshot struct {
 	GPUs   []GPU     `json:"gpus"` // sorted by index
 	// Outside is the GPU work that Nomad does not know of.
 	Outside Outside `json:"outside"`
+	// Instances are the model servers, nil where the agent does not look for
+	// them.
+	Instances *Instances `json:"instances,omitempty"`
 }
 
 // Agent is the agent itself.
@@ -243,6 +246,9 @@ func (s Snapshot) check() error {
 			bad("gpus[%d]: UUID %q is there twice", i, g.UUID)
 		}
 		uuids[g.UUID] = true
+	}
+	if err := s.Instances.check(); err != nil {
+		bad("instances: %w", err)
 	}
 	return errors.Join(errs...)
 }
