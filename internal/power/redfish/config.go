@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/gpupool/gpupool/internal/power"
+	"github.com/gpupool/gpupool/internal/power/https"
 )
 
 // Defaults of [Config].
@@ -96,9 +97,7 @@ type settings struct {
 	password power.Secret
 	session  bool
 	system   string
-	caFile   string
-	pin      []byte // SHA-256 of the certificate to trust, nil for none
-	insecure bool
+	trust    https.Trust
 	limits   power.Limits
 }
 
@@ -122,7 +121,8 @@ func splitAddress(address string) (host, port string) {
 func (c *Config) parse() (settings, error) {
 	s := settings{
 		username: c.Username, password: c.Password, session: c.Auth == authSession,
-		system: c.System, caFile: c.CAFile, insecure: c.InsecureSkipVerify,
+		system: c.System,
+		trust:  https.Trust{CAFile: c.CAFile, Fingerprint: c.Fingerprint, Insecure: c.InsecureSkipVerify},
 	}
 	var errs []error
 	wrong := func(key string, err error) {
@@ -149,14 +149,7 @@ func (c *Config) parse() (settings, error) {
 	if c.System != "" && !systemRule.MatchString(c.System) {
 		wrong("system", fmt.Errorf(`%.60q is not the Id of a system: write what is after /redfish/v1/Systems/, such as "1" or "System.Embedded.1"`, c.System))
 	}
-	s.pin, err = parseFingerprint(c.Fingerprint)
-	wrong("fingerprint", err)
-	switch {
-	case c.InsecureSkipVerify && (c.CAFile != "" || c.Fingerprint != ""):
-		wrong("insecure_skip_verify", errors.New("is true, so that ca_file and fingerprint would mean nothing: keep one of the three"))
-	case c.CAFile != "" && c.Fingerprint != "":
-		wrong("fingerprint", errors.New("is set, and so is ca_file: keep the fingerprint for a self-signed certificate, ca_file for one that your CA signed"))
-	}
+	errs = append(errs, s.trust.Validate()...)
 
 	duration := func(key, text string, def, least, most time.Duration) time.Duration {
 		d, err := power.ParseDuration(text, def, least, most)

@@ -3,7 +3,6 @@ package redfish
 import (
 	"context"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -11,11 +10,11 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/stmcginnis/gofish/schemas"
 
 	"github.com/gpupool/gpupool/internal/power"
+	"github.com/gpupool/gpupool/internal/power/https"
 )
 
 // answer is what came of a request that failed.
@@ -101,7 +100,8 @@ func (d *Driver) failure(err error, change bool) error {
 	}
 	a := answer{change: change, written: written, status: status, text: err.Error()}
 	if status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable {
-		d.restUntil = restUntil(header.Get("Retry-After"), time.Now())
+		now := time.Now()
+		d.restUntil = now.Add(https.RetryAfter(header, now, defaultRest, maxRest))
 	}
 	means, class := a.class()
 	var parts []string
@@ -111,8 +111,8 @@ func (d *Driver) failure(err error, change bool) error {
 	switch {
 	case status >= 300:
 		parts = append(parts, d.quote(err), "HTTP "+strconv.Itoa(status))
-	case tlsMend(err) != "":
-		parts = append(parts, tlsMend(err))
+	case https.Mend(err, "the BMC itself") != "":
+		parts = append(parts, https.Mend(err, "the BMC itself"))
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		parts = append(parts, "no answer")
 	default:
@@ -121,20 +121,10 @@ func (d *Driver) failure(err error, change bool) error {
 	parts = slices.DeleteFunc(parts, func(s string) bool { return s == "" })
 	text := d.config.brief(strings.Join(parts, ": "))
 	// The text is the service's own in part, so that it is no format.
-	if cause := contextError(err); cause != nil {
+	if cause := https.End(err); cause != nil {
 		return fmt.Errorf("%w: %s: %w", class, text, cause)
 	}
 	return fmt.Errorf("%w: %s", class, text)
-}
-
-// contextError is the end of the call in an error, if that is in it.
-func contextError(err error) error {
-	for _, end := range []error{context.DeadlineExceeded, context.Canceled} {
-		if errors.Is(err, end) {
-			return end
-		}
-	}
-	return nil
 }
 
 // quote is what a service said, in words if it says any. Only the beginning of
@@ -159,34 +149,9 @@ const (
 	maxRest     = 5 * time.Minute // and where it says more than anyone waits
 )
 
-// restUntil reads Retry-After: RFC 9110 section 10.2.3.
-func restUntil(text string, now time.Time) time.Time {
-	rest := defaultRest
-	if seconds, err := strconv.ParseUint(text, 10, 31); err == nil {
-		rest = time.Duration(seconds) * time.Second
-	} else if at, err := http.ParseTime(text); err == nil {
-		rest = at.Sub(now)
-	}
-	return now.Add(min(max(rest, 0), maxRest))
-}
-
-// brief cuts a text to a line of a log, printable and without the password in
-// any form that it is sent in.
+// brief is a text as a line of a log, without the password in any form that it
+// is sent in.
 func (s settings) brief(text string) string {
-	const most = 400
-	if password := s.password.Reveal(); password != "" {
-		quoted, _ := json.Marshal(password)
-		text = strings.NewReplacer(
-			base64.StdEncoding.EncodeToString([]byte(s.username+":"+password)), "(redacted)",
-			string(quoted[1:len(quoted)-1]), "(redacted)",
-			password, "(redacted)",
-		).Replace(text)
-	}
-	text = strings.Join(strings.FieldsFunc(text, func(r rune) bool {
-		return unicode.IsSpace(r) || !unicode.IsPrint(r)
-	}), " ")
-	if len(text) > most {
-		text = strings.ToValidUTF8(text[:most], "") + "…"
-	}
-	return text
+	basic := base64.StdEncoding.EncodeToString([]byte(s.username + ":" + s.password.Reveal()))
+	return https.Brief(text, power.Secret(basic), s.password)
 }

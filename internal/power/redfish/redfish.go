@@ -78,7 +78,7 @@ func New(c Config) (*Driver, error) {
 	if err != nil {
 		return nil, err
 	}
-	transport, err := newTransport(s)
+	transport, err := s.trust.Transport(2) // one, and one to log out on while the first is stuck
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/gpupool/gpupool/internal/power"
+	"github.com/gpupool/gpupool/internal/power/powertest/loopback"
 	"github.com/gpupool/gpupool/internal/power/redfish"
 	"github.com/gpupool/gpupool/internal/power/redfish/redfishtest"
 )
@@ -23,16 +24,16 @@ func TestCertificates(t *testing.T) {
 	pin := func(s *redfishtest.Service, c *redfish.Config) { c.Fingerprint = s.Fingerprint }
 	for _, c := range []struct {
 		name string
-		kind redfishtest.Certificate
+		kind loopback.Certificate
 		with func(*redfishtest.Service, *redfish.Config)
 		says []string // nil if it is trusted
 	}{
-		{"of a CA that is not known", redfishtest.CASigned, none, []string{"is not trusted", `fingerprint = "sha256:`}},
-		{"of the CA in ca_file", redfishtest.CASigned, ca, nil},
-		{"of another CA", redfishtest.CASigned, func(_ *redfishtest.Service, c *redfish.Config) { c.CAFile = other.CAFile }, []string{"is not trusted"}},
-		{"self-signed", redfishtest.SelfSigned, none, []string{"is not trusted", `fingerprint = "sha256:`}},
-		{"self-signed and pinned", redfishtest.SelfSigned, pin, nil},
-		{"self-signed and pinned as OpenSSL prints it", redfishtest.SelfSigned, func(s *redfishtest.Service, c *redfish.Config) {
+		{"of a CA that is not known", loopback.CASigned, none, []string{"is not trusted", `fingerprint = "sha256:`}},
+		{"of the CA in ca_file", loopback.CASigned, ca, nil},
+		{"of another CA", loopback.CASigned, func(_ *redfishtest.Service, c *redfish.Config) { c.CAFile = other.CAFile }, []string{"is not trusted"}},
+		{"self-signed", loopback.SelfSigned, none, []string{"is not trusted", `fingerprint = "sha256:`}},
+		{"self-signed and pinned", loopback.SelfSigned, pin, nil},
+		{"self-signed and pinned as OpenSSL prints it", loopback.SelfSigned, func(s *redfishtest.Service, c *redfish.Config) {
 			digits := strings.ToUpper(strings.TrimPrefix(s.Fingerprint, "sha256:"))
 			var pairs []string
 			for i := 0; i < len(digits); i += 2 {
@@ -40,11 +41,11 @@ func TestCertificates(t *testing.T) {
 			}
 			c.Fingerprint = "SHA256:" + strings.Join(pairs, ":")
 		}, nil},
-		{"another one is pinned", redfishtest.SelfSigned, func(_ *redfishtest.Service, c *redfish.Config) { c.Fingerprint = other.Fingerprint }, []string{"is not the pinned one", `set fingerprint = "sha256:`}},
-		{"expired", redfishtest.Expired, ca, []string{"is not trusted", "expired"}},
-		{"expired and pinned", redfishtest.Expired, pin, nil},
-		{"for another name", redfishtest.WrongName, ca, []string{"is not trusted", "192.0.2.1"}},
-		{"self-signed and skipped", redfishtest.SelfSigned, func(_ *redfishtest.Service, c *redfish.Config) { c.InsecureSkipVerify = true }, nil},
+		{"another one is pinned", loopback.SelfSigned, func(_ *redfishtest.Service, c *redfish.Config) { c.Fingerprint = other.Fingerprint }, []string{"is not the pinned one", `set fingerprint = "sha256:`}},
+		{"expired", loopback.Expired, ca, []string{"is not trusted", "expired"}},
+		{"expired and pinned", loopback.Expired, pin, nil},
+		{"for another name", loopback.WrongName, ca, []string{"is not trusted", "192.0.2.1"}},
+		{"self-signed and skipped", loopback.SelfSigned, func(_ *redfishtest.Service, c *redfish.Config) { c.InsecureSkipVerify = true }, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -73,7 +74,7 @@ func TestCertificates(t *testing.T) {
 
 // The fingerprint that an error proposes is the one to set.
 func TestProposedFingerprint(t *testing.T) {
-	s := redfishtest.Start(t, redfishtest.Options{Certificate: redfishtest.SelfSigned})
+	s := redfishtest.Start(t, redfishtest.Options{Certificate: loopback.SelfSigned})
 	err := read(t, open(t, s, func(c *redfish.Config) { c.CAFile = "" }))
 	wantText(t, err, `fingerprint = "`+s.Fingerprint+`"`)
 }

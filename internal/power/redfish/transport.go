@@ -1,119 +1,24 @@
 package redfish
 
 import (
-	"bytes"
-	"crypto/sha256"
-	"crypto/tls"
-	"crypto/x509"
-	"encoding/hex"
 	"errors"
-	"fmt"
-	"net"
 	"net/http"
 	"net/http/httptrace"
-	"os"
-	"strings"
 	"sync/atomic"
-	"time"
 
 	"github.com/gpupool/gpupool/internal/httplimit"
+	"github.com/gpupool/gpupool/internal/power/https"
 )
 
-const (
-	dialTimeout      = 10 * time.Second
-	handshakeTimeout = 10 * time.Second
-	idleTimeout      = 90 * time.Second
-	maxBody          = 4 << 20 // bytes of a reply
-	maxHeader        = 64 << 10
-	maxRedirects     = 3
-)
+const maxRedirects = 3
 
-// fingerprintPrefix begins a fingerprint, in the config and in errors.
-const fingerprintPrefix = "sha256:"
-
-// parseFingerprint reads Config.Fingerprint.
-func parseFingerprint(text string) ([]byte, error) {
-	if text == "" {
-		return nil, nil
-	}
-	digits, found := strings.CutPrefix(strings.ToLower(text), fingerprintPrefix)
-	sum, err := hex.DecodeString(strings.ReplaceAll(digits, ":", ""))
-	if !found || err != nil || len(sum) != sha256.Size {
-		return nil, fmt.Errorf("%.100q is not a fingerprint: write %q and 64 hex digits, as in the error of a connection without it", text, fingerprintPrefix)
-	}
-	return sum, nil
-}
-
-func fingerprint(c *x509.Certificate) string {
-	sum := sha256.Sum256(c.Raw)
-	return fingerprintPrefix + hex.EncodeToString(sum[:])
-}
-
-// errPin is a handshake with a certificate that is not the pinned one.
-type errPin struct{ seen string }
-
-func (e errPin) Error() string {
-	return fmt.Sprintf("its certificate is not the pinned one: it is now %s; if it was replaced on purpose, set fingerprint = %q", e.seen, e.seen)
-}
-
-// tlsConfig says whom to talk to. It reads the CA file.
-func tlsConfig(s settings) (*tls.Config, error) {
-	c := &tls.Config{MinVersion: tls.VersionTLS12}
-	switch {
-	case s.caFile != "":
-		pem, err := os.ReadFile(s.caFile)
-		if err != nil {
-			return nil, fmt.Errorf("ca_file: %w", err)
-		}
-		c.RootCAs = x509.NewCertPool()
-		if !c.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("ca_file: %s has no certificate in PEM form (-----BEGIN CERTIFICATE-----)", s.caFile)
-		}
-	case s.pin != nil:
-		c.InsecureSkipVerify = true // VerifyConnection does it instead
-		c.VerifyConnection = func(cs tls.ConnectionState) error {
-			leaf := cs.PeerCertificates[0] // a client always gets one
-			if sum := sha256.Sum256(leaf.Raw); !bytes.Equal(sum[:], s.pin) {
-				return errPin{fingerprint(leaf)}
-			}
-			return nil
-		}
-	case s.insecure:
-		c.InsecureSkipVerify = true
-	}
-	return c, nil
-}
-
-// newClient makes the HTTP client of one service. It has a connection of its
-// own, kept between calls because a handshake costs a BMC up to seconds, and
-// speaks HTTP/1.1 only, whose rules on repeated requests are simple: net/http
-// sends a POST anew only if nothing of it was written.
+// newClient makes the HTTP client of one service, over a transport of its own.
 func newClient(s settings, base http.RoundTripper) (*http.Client, *guard) {
 	g := &guard{
 		address: s.address,
-		base:    httplimit.Transport{Base: base, Max: maxBody},
+		base:    httplimit.Transport{Base: base, Max: https.MaxBody},
 	}
 	return &http.Client{Transport: g, CheckRedirect: g.redirect}, g
-}
-
-func newTransport(s settings) (*http.Transport, error) {
-	c, err := tlsConfig(s)
-	if err != nil {
-		return nil, err
-	}
-	protocols := new(http.Protocols)
-	protocols.SetHTTP1(true)
-	return &http.Transport{
-		Proxy:                  nil, // BMCs are not behind one, and it would see their names
-		DialContext:            (&net.Dialer{Timeout: dialTimeout}).DialContext,
-		TLSClientConfig:        c,
-		TLSHandshakeTimeout:    handshakeTimeout,
-		MaxConnsPerHost:        2, // one, and one to log out on while the first is stuck
-		MaxIdleConnsPerHost:    1,
-		IdleConnTimeout:        idleTimeout,
-		MaxResponseHeaderBytes: maxHeader,
-		Protocols:              protocols,
-	}, nil
 }
 
 // guard is the way to one service. It adds the credential, so that gofish
@@ -187,24 +92,4 @@ func (g *guard) seen() (written bool, status int, header http.Header) {
 		return false, 0, nil
 	}
 	return x.written.Load(), x.status, x.header
-}
-
-// tlsMend says what to do about a handshake that failed, or nothing if it is
-// not about that.
-func tlsMend(err error) string {
-	var unverified *tls.CertificateVerificationError
-	var record tls.RecordHeaderError
-	var pin errPin
-	switch {
-	case errors.As(err, &pin):
-		return pin.Error()
-	case errors.As(err, &unverified) && len(unverified.UnverifiedCertificates) > 0:
-		seen := fingerprint(unverified.UnverifiedCertificates[0])
-		return fmt.Sprintf("its certificate is not trusted: %v; set ca_file, or, once you have compared it with what the BMC itself shows, fingerprint = %q", unverified.Err, seen)
-	case errors.As(err, &record), errors.Is(err, http.ErrSchemeMismatch):
-		return "it does not speak TLS on that port; correct address, or enable HTTPS in the BMC"
-	case strings.Contains(err.Error(), "protocol version"): // crypto/tls has no type for its own alerts
-		return "it offers no TLS 1.2 or newer; update the BMC's firmware"
-	}
-	return ""
 }

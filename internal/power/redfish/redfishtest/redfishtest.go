@@ -7,21 +7,17 @@
 package redfishtest
 
 import (
-	"crypto/tls"
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/http"
-	"net/netip"
-	"os"
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/gpupool/gpupool/internal/pool"
+	"github.com/gpupool/gpupool/internal/power/powertest/loopback"
 )
 
 // The account of each service.
@@ -33,28 +29,20 @@ const (
 // Options are what a service is like. The zero value is a BMC with one system,
 // "1", that is off, and a certificate of the test's own CA.
 type Options struct {
-	Systems     []string    // Ids; the first is the host that the methods of Service are about
-	Vendor      string      // of the service root
-	Resets      []string    // what the host offers, On, ForceOff, GracefulShutdown and more if nil
-	ActionInfo  bool        // offers them in an ActionInfo instead of AllowableValues
-	Certificate Certificate // CASigned if zero
-	MaxTLS      uint16      // the newest version of TLS, no limit if zero
-	Extra       string      // JSON members to add to the system, such as `"MemorySummary": "broken"`
+	Systems     []string // Ids; the first is the host that the methods of Service are about
+	Vendor      string   // of the service root
+	Resets      []string // what the host offers, On, ForceOff, GracefulShutdown and more if nil
+	ActionInfo  bool     // offers them in an ActionInfo instead of AllowableValues
+	Certificate loopback.Certificate
+	MaxTLS      uint16 // the newest version of TLS, no limit if zero
+	Extra       string // JSON members to add to the system, such as `"MemorySummary": "broken"`
 }
 
 // Service is one simulated BMC. Its methods do not go through Redfish.
 type Service struct {
-	URL         string // https://127.x.y.z:port
-	CAFile      string // PEM of the CA that its certificate is of, or of itself
-	Fingerprint string // of its certificate, as the driver's config has it
+	*loopback.Server
 
-	t        testing.TB
-	options  Options
-	server   *http.Server
-	listener *listener
-	done     chan struct{} // closed when the service ends
-	stop     func()
-	hanging  atomic.Bool
+	options Options
 
 	mu       sync.Mutex
 	chassis  chassis
@@ -112,37 +100,8 @@ func Start(t testing.TB, o Options) *Service {
 	if o.Resets == nil {
 		o.Resets = []string{"On", "ForceOff", "GracefulShutdown", "GracefulRestart", "ForceRestart", "PushPowerButton", "Nmi"}
 	}
-	ip := loopback()
-	tcp, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.AddrPortFrom(ip, 0)))
-	if err != nil {
-		t.Fatalf("listen for the Redfish simulator: %v", err)
-	}
-	cert, caFile := newCertificate(t, o.Certificate, ip)
-	s := &Service{
-		URL:         "https://" + tcp.Addr().String(),
-		CAFile:      caFile,
-		Fingerprint: fingerprint(cert),
-		t:           t,
-		options:     o,
-		listener:    &listener{TCPListener: tcp, conns: make(map[*conn]bool), done: make(chan struct{})},
-		done:        make(chan struct{}),
-		sessions:    make(map[string]string),
-	}
-	s.server = &http.Server{
-		Handler:           http.HandlerFunc(s.serve),
-		ConnState:         s.listener.state,
-		ReadHeaderTimeout: time.Minute,
-		TLSNextProto:      map[string]func(*http.Server, *tls.Conn, http.Handler){}, // HTTP/1.1, as BMCs speak it
-		ErrorLog:          quiet,
-	}
-	s.stop = sync.OnceFunc(func() {
-		close(s.done)
-		s.listener.end()
-		_ = s.server.Close()
-	})
-	t.Cleanup(s.stop)
-	config := &tls.Config{Certificates: []tls.Certificate{cert}, MaxVersion: o.MaxTLS, MinVersion: tls.VersionTLS10}
-	go func() { _ = s.server.Serve(tls.NewListener(s.listener, config)) }()
+	s := &Service{options: o, sessions: make(map[string]string)}
+	s.Server = loopback.Start(t, loopback.Options{Certificate: o.Certificate, MaxTLS: o.MaxTLS}, http.HandlerFunc(s.serve))
 	return s
 }
 
@@ -195,20 +154,11 @@ func (s *Service) Requests(prefix string) []string {
 	return slices.DeleteFunc(slices.Clone(s.requests), func(r string) bool { return !strings.HasPrefix(r, prefix) })
 }
 
-// Connections is the number of connections that were made so far.
-func (s *Service) Connections() int { return int(s.listener.accepted.Load()) }
-
-// Open is the number of connections that are open now.
-func (s *Service) Open() int { return int(s.listener.open.Load()) }
-
 func (s *Service) set(f func(*faults)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f(&s.faults)
 }
-
-// Hang makes the service read requests and answer none.
-func (s *Service) Hang() { s.hanging.Store(true) }
 
 // LoseAnswers makes the host carry out changes whose answers never come.
 func (s *Service) LoseAnswers() { s.set(func(f *faults) { f.lose = withheld }) }
@@ -274,18 +224,6 @@ func (s *Service) Refuse(status int, messageID, message string, header ...string
 	})
 }
 
-// BlackHole makes everything that is sent to the service vanish, the first
-// packet of new connections too.
-func (s *Service) BlackHole() { s.listener.blackHole(s.t) }
-
-// HalfOpen makes each connection go silent after its first answer, without
-// being closed.
-func (s *Service) HalfOpen() { s.listener.halfOpen.Store(true) }
-
-// Stop ends the service: nothing listens at its address any more. It may be
-// called more than once, and is called at the end of the test.
-func (s *Service) Stop() { s.stop() }
-
 // Fail writes an error as Redfish services do: DSP0266 section 8.6.
 func Fail(w http.ResponseWriter, status int, messageID, message string) {
 	write(w, status, map[string]any{"error": map[string]any{
@@ -308,13 +246,4 @@ func write(w http.ResponseWriter, status int, body any) {
 	w.Header().Set("Content-Length", fmt.Sprint(len(text)))
 	w.WriteHeader(status)
 	_, _ = w.Write(text)
-}
-
-var loopbacks atomic.Uint32
-
-// loopback returns an address in 127.0.0.0/8 that no other call in this
-// process, and hardly another process, was given.
-func loopback() netip.Addr {
-	n, pid := loopbacks.Add(1), os.Getpid()
-	return netip.AddrFrom4([4]byte{127, byte(80 + pid>>8&0x3f), byte(pid), byte(1 + n%250)})
 }

@@ -30,10 +30,6 @@ func (s *Service) serve(w http.ResponseWriter, r *http.Request) {
 	s.requests = append(s.requests, r.Method+" "+r.URL.Path)
 	intercept := s.faults.intercept
 	s.mu.Unlock()
-	if s.hanging.Load() {
-		s.sleep(time.Hour)
-		return
-	}
 	if intercept != nil && intercept(w, r) {
 		return
 	}
@@ -236,11 +232,11 @@ func (s *Service) reset(w http.ResponseWriter, r *http.Request) {
 		s.startTask(w, body.ResetType, f.taskFails)
 		return
 	}
-	s.sleep(f.late)
+	s.Sleep(f.late)
 	s.carryOut(body.ResetType, f.ignoreSoft)
 	switch f.lose {
 	case withheld:
-		s.sleep(time.Hour)
+		s.Sleep(time.Hour)
 	case cut:
 		panic(http.ErrAbortHandler)
 	}
@@ -311,15 +307,5 @@ func (s *Service) monitor(w http.ResponseWriter, p string) {
 		write(w, http.StatusOK, t.object("Exception"))
 	default:
 		w.WriteHeader(http.StatusNoContent)
-	}
-}
-
-// sleep waits, or until the service ends.
-func (s *Service) sleep(d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-s.done:
 	}
 }

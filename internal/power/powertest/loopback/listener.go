@@ -1,4 +1,4 @@
-package redfishtest
+package loopback
 
 import (
 	"crypto/tls"
@@ -62,10 +62,11 @@ func (l *listener) state(c net.Conn, state http.ConnState) {
 	if state != http.StateIdle || !l.halfOpen.Load() {
 		return
 	}
-	if c, ok := c.(*tls.Conn); ok {
-		if c, ok := c.NetConn().(*conn); ok {
-			c.muted.Store(true)
-		}
+	if over, ok := c.(*tls.Conn); ok {
+		c = over.NetConn()
+	}
+	if c, ok := c.(*conn); ok {
+		c.muted.Store(true)
 	}
 }
 

@@ -1,4 +1,4 @@
-package redfishtest
+package loopback
 
 import (
 	"crypto/ecdsa"
@@ -25,7 +25,7 @@ type Certificate int
 // The kinds of certificate.
 const (
 	CASigned   Certificate = iota // by a CA of the test, whose certificate is CAFile
-	SelfSigned                    // as BMCs come
+	SelfSigned                    // as BMCs come with
 	Expired                       // by the CA, and an hour too old
 	WrongName                     // by the CA, for another address
 )
@@ -40,7 +40,7 @@ func newCertificate(t testing.TB, kind Certificate, ip netip.Addr) (tls.Certific
 	}
 	now := time.Now()
 	leaf := &x509.Certificate{
-		SerialNumber: big.NewInt(now.UnixNano()), Subject: pkix.Name{CommonName: "bmc"},
+		SerialNumber: big.NewInt(now.UnixNano()), Subject: pkix.Name{CommonName: "gpupool test"},
 		NotBefore: now.Add(-48 * time.Hour), NotAfter: now.Add(24 * time.Hour),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		BasicConstraintsValid: true, IPAddresses: []net.IP{ip.AsSlice()},
