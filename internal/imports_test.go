@@ -15,7 +15,7 @@ const module = "github.com/gpupool/gpupool/"
 
 // pure packages decide. They may import the standard library, gonum and each
 // other, and nothing that has a clock of its own, chance, or a way out.
-var pure = []string{"internal/demand", "internal/forecast", "internal/plan", "internal/pool"}
+var pure = []string{"internal/demand", "internal/forecast", "internal/history", "internal/plan", "internal/pool"}
 
 // forbidden in pure packages. Package time is allowed for its types; that no
 // pure package asks it for the time is TestPureAsksNoClock.
@@ -26,12 +26,13 @@ var forbidden = []string{"os", "net", "context", "log", "log/slog", "math/rand",
 var directions = map[string][]string{
 	"internal/demand":       nil,
 	"internal/forecast":     {"internal/demand"},
+	"internal/history":      {"internal/demand"},
 	"internal/plan":         {"internal/demand", "internal/forecast"},
 	"internal/pool":         nil,
 	"internal/control":      {"internal/pool"},
 	"internal/power":        {"internal/pool"},
 	"internal/nomad":        {"internal/pool", "internal/httplimit"},
-	"internal/consul":       {"internal/pool", "internal/httplimit"},
+	"internal/consul":       {"internal/pool", "internal/history", "internal/httplimit"},
 	"internal/fleet":        {"internal/httplimit"},
 	"internal/record":       {"internal/plan", "internal/demand", "internal/pool"},
 	"internal/inventory":    {"internal/plainhcl", "internal/setting", "internal/secret"},
