@@ -24,17 +24,19 @@ func TestFilesThatPeopleCopy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, rest, _ := strings.Cut(string(page), "```hcl\n")
-	example, _, found := strings.Cut(rest, "```")
-	if !found {
-		t.Fatal("docs/reference/pools.md has no example")
-	}
 	password := filepath.Join(t.TempDir(), "password")
 	if err := os.WriteFile(password, []byte("s3cret"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	example = strings.ReplaceAll(example, "/run/secrets/bmc-gpu-2", password)
-	if _, err := inventory.Parse("pools.md", []byte(example), drivers.Check); err != nil {
-		t.Error(err)
+	examples := strings.Split(string(page), "```hcl\n")[1:]
+	if len(examples) < 2 {
+		t.Fatalf("docs/reference/pools.md has %d examples", len(examples))
+	}
+	for _, example := range examples {
+		example, _, _ = strings.Cut(example, "```")
+		example = strings.ReplaceAll(example, "/run/secrets/bmc-gpu-2", password)
+		if _, err := inventory.Parse("pools.md", []byte(example), drivers.Check); err != nil {
+			t.Error(err)
+		}
 	}
 }

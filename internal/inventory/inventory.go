@@ -17,8 +17,9 @@ import (
 )
 
 const (
-	maxFile  = 1 << 20 // bytes
-	maxHosts = 10_000  // in all pools together
+	maxFile     = 4 << 20 // bytes
+	maxHosts    = 10_000  // in all pools together
+	maxWarnings = 100     // that are kept; past that it is one habit
 )
 
 // Inventory is the content of pools.hcl, found right.
@@ -65,9 +66,20 @@ type Pool struct {
 	Fence          time.Duration
 	HardOff        bool
 	Agent          string // AgentRequired, AgentOptional or AgentNone
+	DrainWork      string // DrainNone, DrainServices or DrainAll
+
+	Classes []Class // in the order of the file; none for a pool of one kind
+	Racks   []Rack  // in the order of the file; those that say more than their name
 
 	Hosts []Host // sorted by ID, at least one
 }
+
+// The values of Pool.DrainWork.
+const (
+	DrainNone     = "none"
+	DrainServices = "services"
+	DrainAll      = "all"
+)
 
 // The values of Pool.Agent.
 const (
@@ -81,6 +93,8 @@ type Host struct {
 	ID    string // unique in its pool, fit for a Consul key
 	Node  string // name of its Nomad node, unique in the file
 	GPUs  int    // that a healthy host has
+	Class string // name of its class; empty if its pool has none
+	Rack  string // what it fails, or runs short of power, with; empty if not known
 	Power Power
 }
 
@@ -92,8 +106,16 @@ type Host struct {
 // is reported on the line of its key.
 type Check func(driver string, decode func(into any) error) (controller string, err error)
 
+// Option changes how an inventory is read.
+type Option func(*parser)
+
+// Lenient is for who looks and changes nothing: a credential that cannot be
+// had here is a warning rather than a mistake. All else is as strict. The
+// [Power.Decode] of its host fails as before.
+func Lenient() Option { return func(p *parser) { p.lenient = true } }
+
 // Load reads the inventory from a file. See [Parse].
-func Load(path string, check Check) (*Inventory, error) {
+func Load(path string, check Check, options ...Option) (*Inventory, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("inventory: %w", err)
@@ -106,18 +128,21 @@ func Load(path string, check Check) (*Inventory, error) {
 	if err != nil {
 		return nil, fmt.Errorf("inventory: %w", err)
 	}
-	return Parse(path, src, check)
+	return Parse(path, src, check, options...)
 }
 
 // Parse reads the inventory from the content of a file. The error has all
 // mistakes, each with file, line, key and mend; it is a [setting.Problems].
 // With a nil check, drivers and their settings are taken as they are, and
 // controllers are compared by their address.
-func Parse(filename string, src []byte, check Check) (*Inventory, error) {
+func Parse(filename string, src []byte, check Check, options ...Option) (*Inventory, error) {
 	if len(src) > maxFile {
 		return nil, setting.Problem{File: filename, What: fmt.Sprintf("is larger than %d bytes", maxFile), Mend: "is it the right file?"}
 	}
 	p := &parser{file: filename, check: check}
+	for _, o := range options {
+		o(p)
+	}
 	inv := p.parse(src)
 	if err := p.problems.Err(); err != nil {
 		return nil, err

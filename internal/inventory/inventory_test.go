@@ -59,7 +59,8 @@ func check(driver string, decode func(any) error) (string, error) {
 }
 
 // TestDiagnostics reads files and prints what they hold, or what is wrong with
-// them. In testdata, "parse" uses the drivers above, "parse nocheck" none.
+// them. In testdata, "parse" uses the drivers above, "parse nocheck" none,
+// and "parse lenient" reads as who changes nothing does.
 func TestDiagnostics(t *testing.T) {
 	secretFile := filepath.Join(t.TempDir(), "password")
 	if err := os.WriteFile(secretFile, []byte("from-file\n"), 0o644); err != nil {
@@ -79,7 +80,11 @@ func TestDiagnostics(t *testing.T) {
 			if d.HasArg("nocheck") {
 				c = nil
 			}
-			inv, err := Parse("pools.hcl", []byte(strings.ReplaceAll(d.Input, "SECRETFILE", secretFile)), c)
+			var options []Option
+			if d.HasArg("lenient") {
+				options = append(options, Lenient())
+			}
+			inv, err := Parse("pools.hcl", []byte(strings.ReplaceAll(d.Input, "SECRETFILE", secretFile)), c, options...)
 			if err != nil {
 				out := strings.ReplaceAll(err.Error(), secretFile, "SECRETFILE")
 				for _, leak := range []string{"from-env", "from-file", "hunter2", strings.Repeat("x", 21)} {
@@ -101,8 +106,19 @@ func describe(inv *Inventory) string {
 			p.Name, p.NodePool, p.Device, p.Min, p.Max, p.GPUsPerHost, p.MaxBooting, p.MaxDraining, p.Agent)
 		fmt.Fprintf(&b, "  boot %s, confirm %s, drain %s, soft off %s, hard off %v, poll %s, stale %s, fence %s\n",
 			p.BootTimeout, p.PowerConfirm, p.DrainDeadline, p.SoftOffTimeout, p.HardOff, p.Poll, p.StaleAfter, p.Fence)
+		for _, c := range p.Classes {
+			fmt.Fprintf(&b, "  class %s: %d of %s, %gW to boot, %gW to run, %g an hour, spot %v, standby %d, boot %s\n",
+				c.Name, c.GPUs, c.Device, c.WattsBoot, c.WattsRun, c.CostPerHour, c.Spot, c.Standby, c.BootTimeout)
+		}
+		for _, k := range p.Racks {
+			fmt.Fprintf(&b, "  rack %s: %s\n", k.Name, k.PowerBudget)
+		}
 		for _, h := range p.Hosts {
-			fmt.Fprintf(&b, "  host %s: node %s, %d GPUs, power %v\n", h.ID, h.Node, h.GPUs, h.Power)
+			fmt.Fprintf(&b, "  host %s: node %s, %d GPUs, power %v", h.ID, h.Node, h.GPUs, h.Power)
+			if h.Class != "" || h.Rack != "" {
+				fmt.Fprintf(&b, ", class %s, rack %s", h.Class, h.Rack)
+			}
+			b.WriteByte('\n')
 		}
 	}
 	for _, w := range inv.Warnings {
@@ -301,13 +317,18 @@ func FuzzParse(f *testing.F) {
 
 // TestReferencePage keeps docs/reference/pools.md what the code says.
 func TestReferencePage(t *testing.T) {
-	pool := setting.NewReader(setting.Place{}, nil)
+	pool, class, rack, host := page(), page(), page(), page()
 	new(Pool).declare(pool, 0)
-	host := setting.NewReader(setting.Place{}, nil)
-	new(Host).declare(host, 0)
+	new(Class).declare(class, new(Pool))
+	new(Rack).declare(rack)
+	new(Host).declare(host, new(Pool))
 	want := "### In `pool \"NAME\" { ... }`\n\n" + setting.Markdown(pool.Fields()) +
+		"\n### In `class \"NAME\" { ... }` of a pool\n\n" + setting.Markdown(class.Fields()) +
+		"\n### In `rack \"NAME\" { ... }` of a pool\n\n" + setting.Markdown(rack.Fields()) +
 		"\n### In `host \"NAME\" { ... }`\n\n" + setting.Markdown(host.Fields())
 	if err := setting.CheckPage("../../docs/reference/pools.md", want, *update); err != nil {
 		t.Error(err)
 	}
 }
+
+func page() *setting.Reader { return setting.NewReader(setting.Place{}, nil) }

@@ -8,10 +8,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
-	"github.com/zclconf/go-cty/cty"
 
+	"github.com/gpupool/gpupool/internal/plainhcl"
 	"github.com/gpupool/gpupool/internal/setting"
 )
 
@@ -19,6 +18,7 @@ import (
 type parser struct {
 	file     string
 	check    Check
+	lenient  bool // see [Lenient]
 	problems setting.Problems
 	warnings []string
 
@@ -40,26 +40,20 @@ func (p *parser) reject(line int, subject, key, what, mend string) {
 func (p *parser) parse(src []byte) *Inventory {
 	p.nodes = make(map[string]place)
 	p.controllers = make(map[string]place)
-	if !p.checkPlain(src) {
+	body, problems := plainhcl.Parse(p.file, src)
+	p.problems = append(p.problems, problems...)
+	if body == nil {
 		return nil
 	}
-	file, diags := hclsyntax.ParseConfig(src, p.file, hcl.InitialPos)
-	for _, d := range diags {
-		p.problems = append(p.problems, fromHCL(d, p.file, ""))
-	}
-	if len(diags) > 0 {
-		return nil // what the parser made of the rest is a guess
-	}
-	body := file.Body.(*hclsyntax.Body)
 
-	for _, a := range sortedAttrs(body) {
-		p.reject(line(a.NameRange), "", a.Name, "stands outside of any pool", `put it into a pool "NAME" { ... } block`)
+	for _, a := range plainhcl.Attributes(body) {
+		p.reject(plainhcl.Line(a.NameRange), "", a.Name, "stands outside of any pool", `put it into a pool "NAME" { ... } block`)
 	}
 	inv := new(Inventory)
 	lines := make(map[string]int)
 	for _, b := range body.Blocks {
 		if b.Type != "pool" {
-			p.reject(line(b.TypeRange), "", b.Type, "there is no such block", setting.Suggest(b.Type, []string{"pool"}))
+			p.reject(plainhcl.Line(b.TypeRange), "", b.Type, "there is no such block", setting.Suggest(b.Type, []string{"pool"}))
 			continue
 		}
 		pool := p.pool(b)
@@ -67,9 +61,9 @@ func (p *parser) parse(src []byte) *Inventory {
 			continue
 		}
 		if at, found := lines[pool.Name]; found {
-			p.reject(line(b.TypeRange), subject("pool", pool.Name), "", fmt.Sprintf("there is a pool of this name on line %d", at), "give each pool a name of its own")
+			p.reject(plainhcl.Line(b.TypeRange), plainhcl.Subject("pool", pool.Name), "", fmt.Sprintf("there is a pool of this name on line %d", at), "give each pool a name of its own")
 		}
-		lines[pool.Name] = line(b.TypeRange)
+		lines[pool.Name] = plainhcl.Line(b.TypeRange)
 		inv.Pools = append(inv.Pools, pool)
 	}
 	if len(body.Blocks) == 0 {
@@ -79,6 +73,9 @@ func (p *parser) parse(src []byte) *Inventory {
 	slices.SortFunc(inv.Pools, func(a, b Pool) int { return cmp.Compare(a.Name, b.Name) })
 	slices.Sort(p.warnings)
 	inv.Warnings = slices.Compact(p.warnings)
+	if more := len(inv.Warnings) - maxWarnings; more > 0 {
+		inv.Warnings = append(inv.Warnings[:maxWarnings:maxWarnings], fmt.Sprintf("%s: and %d warnings more", p.file, more))
+	}
 	return inv
 }
 
@@ -87,7 +84,7 @@ func (p *parser) checkOverlap(pools []Pool, lines map[string]int) {
 	for i, a := range pools {
 		for _, b := range pools[:i] {
 			if a.Name != b.Name && a.NodePool != "" && a.NodePool == b.NodePool && a.Device == b.Device {
-				p.reject(lines[a.Name], subject("pool", a.Name), "device",
+				p.reject(lines[a.Name], plainhcl.Subject("pool", a.Name), "device",
 					fmt.Sprintf("pool %q has the same node_pool and device, so both would start hosts for one job", b.Name),
 					`tell them apart by node_pool, or by the model in device ("nvidia/gpu/H100")`)
 			}
@@ -101,11 +98,11 @@ var name = regexp.MustCompile(`^[a-zA-Z0-9_-][a-zA-Z0-9._-]{0,63}$`)
 // label returns the one label of a block.
 func (p *parser) label(b *hclsyntax.Block, subj string) string {
 	if len(b.Labels) != 1 {
-		p.reject(line(b.TypeRange), subj, b.Type, fmt.Sprintf("has %d names", len(b.Labels)), fmt.Sprintf("write %s \"NAME\" { ... }", b.Type))
+		p.reject(plainhcl.Line(b.TypeRange), subj, b.Type, fmt.Sprintf("has %d names", len(b.Labels)), fmt.Sprintf("write %s \"NAME\" { ... }", b.Type))
 		return ""
 	}
 	if !name.MatchString(b.Labels[0]) {
-		p.reject(line(b.TypeRange), subj, b.Type, fmt.Sprintf("%.80q is not a name", b.Labels[0]),
+		p.reject(plainhcl.Line(b.TypeRange), subj, b.Type, fmt.Sprintf("%.80q is not a name", b.Labels[0]),
 			"use 1 to 64 of the characters a-z, A-Z, 0-9, dot, dash and underscore, not beginning with a dot")
 	}
 	return b.Labels[0]
@@ -113,52 +110,58 @@ func (p *parser) label(b *hclsyntax.Block, subj string) string {
 
 func (p *parser) pool(b *hclsyntax.Block) Pool {
 	pool := Pool{Name: p.label(b, "")}
-	subj := subject("pool", pool.Name)
+	subj := plainhcl.Subject("pool", pool.Name)
 
-	var hosts []*hclsyntax.Block
+	var hosts, classes, racks []*hclsyntax.Block
 	var defaults *hclsyntax.Block
 	for _, inner := range b.Body.Blocks {
 		switch inner.Type {
 		case "host":
 			hosts = append(hosts, inner)
+		case "class":
+			classes = append(classes, inner)
+		case "rack":
+			racks = append(racks, inner)
 		case "power":
 			if defaults != nil {
-				p.reject(line(inner.TypeRange), subj, "power", fmt.Sprintf("there is one on line %d already", line(defaults.TypeRange)), "a pool has one; a host may have another of its own")
+				p.reject(plainhcl.Line(inner.TypeRange), subj, "power", fmt.Sprintf("there is one on line %d already", plainhcl.Line(defaults.TypeRange)), "a pool has one; a class and a host may have another of their own")
 				continue
 			}
 			p.label(inner, subj)
 			defaults = inner
 		default:
-			p.reject(line(inner.TypeRange), subj, inner.Type, "there is no such block", setting.Suggest(inner.Type, []string{"host", "power"}))
+			p.reject(plainhcl.Line(inner.TypeRange), subj, inner.Type, "there is no such block", setting.Suggest(inner.Type, []string{"class", "host", "power", "rack"}))
 		}
 	}
 
-	r := setting.NewReader(setting.Place{Subject: subj, File: p.file, Line: line(b.TypeRange)}, p.given(b.Body, subj))
+	r := setting.NewReader(setting.Place{Subject: subj, File: p.file, Line: plainhcl.Line(b.TypeRange)}, p.given(b.Body, subj))
 	pool.declare(r, len(hosts))
 	r.Finish(nil)
 	pool.checkTogether(r, len(hosts))
 	p.problems = append(p.problems, r.Problems()...)
+	p.parts(&pool, classes, racks, defaults != nil)
 	if len(hosts) == 0 {
-		p.reject(line(b.TypeRange), subj, "host", "the pool has no hosts", `write a host "NAME" { ... } block for each`)
+		p.reject(plainhcl.Line(b.TypeRange), subj, "host", "the pool has no hosts", `write a host "NAME" { ... } block for each`)
 	}
 
 	lines := make(map[string]int)
 	for _, h := range hosts {
 		if p.hosts++; p.hosts > maxHosts {
-			p.reject(line(h.TypeRange), subj, "host", fmt.Sprintf("there are more than %d hosts", maxHosts), "split the file between several autoscalers")
+			p.reject(plainhcl.Line(h.TypeRange), subj, "host", fmt.Sprintf("there are more than %d hosts", maxHosts), "split the file between several autoscalers")
 			break
 		}
-		host := p.host(h, defaults, pool)
+		host := p.host(h, defaults, &pool)
 		if host.ID == "" {
 			continue
 		}
 		if at, found := lines[host.ID]; found {
-			p.reject(line(h.TypeRange), subj, "host", fmt.Sprintf("there is a host %q on line %d", host.ID, at), "give each host a name of its own")
+			p.reject(plainhcl.Line(h.TypeRange), subj, "host", fmt.Sprintf("there is a host %q on line %d", host.ID, at), "give each host a name of its own")
 		}
-		lines[host.ID] = line(h.TypeRange)
+		lines[host.ID] = plainhcl.Line(h.TypeRange)
 		pool.Hosts = append(pool.Hosts, host)
 	}
 	slices.SortFunc(pool.Hosts, func(a, b Host) int { return cmp.Compare(a.ID, b.ID) })
+	p.checkParts(&pool, subj)
 	return pool
 }
 
@@ -172,7 +175,7 @@ func (pool *Pool) declare(r *setting.Reader, hosts int) {
 	pool.GPUsPerHost = r.Int("gpus_per_host", 0, "GPUs that a healthy host fingerprints. A host with fewer is not taken into service.", setting.Between(1, 64))
 
 	pool.Min = r.Int("min", 0, "Hosts that are kept in service whatever is wanted. Raise it where the first job must not wait for a boot.", setting.Between(0, maxHosts))
-	pool.Max = r.Int("max", hosts, "Hosts that may be on. Lower it to leave machines alone for a while.", setting.Between(0, maxHosts))
+	pool.Max = r.Int("max", hosts, "Hosts that may be on, at most. Idle ones above it are powered off: to have a machine left alone, use `gpupool host hold`, or take it out of the file.", setting.Between(0, maxHosts))
 	r.DefaultIs("max", "all hosts of the pool")
 	pool.Spare = r.Int("spare", 0, "Hosts kept in service beyond those that are wanted, so that the next job finds one warm.", setting.Between(0, maxHosts))
 	pool.MaxBooting = r.Int("max_booting", 2, "Hosts that boot at once. Lower it where in-rush current or a boot server is the limit.", setting.Between(1, maxHosts))
@@ -193,6 +196,8 @@ func (pool *Pool) declare(r *setting.Reader, hosts int) {
 
 	pool.Agent = r.OneOf("agent", AgentRequired, "Whether a host must run the gpupool agent. required: a host is in service only while its agent is well, and is powered off only when the agent sees idle GPUs. optional: an agent is heard where there is one. none: agents are not asked.",
 		AgentRequired, AgentOptional, AgentNone)
+	pool.DrainWork = r.OneOf("drain_work", DrainNone, "Which work may be drained away from a surplus host. none: only hosts without work are taken out of service. services: hosts that run service jobs only too, which Nomad places elsewhere. all: batch jobs too, which begin again from their start.",
+		DrainNone, DrainServices, DrainAll)
 }
 
 var nodePoolName = regexp.MustCompile(`^[a-zA-Z0-9_-]{1,128}$`)
@@ -227,152 +232,172 @@ func (pool *Pool) checkTogether(r *setting.Reader, hosts int) {
 	}
 }
 
-func (p *parser) host(b *hclsyntax.Block, defaults *hclsyntax.Block, pool Pool) Host {
-	poolSubj := subject("pool", pool.Name)
+func (p *parser) host(b *hclsyntax.Block, defaults *hclsyntax.Block, pool *Pool) Host {
+	poolSubj := plainhcl.Subject("pool", pool.Name)
 	host := Host{ID: p.label(b, poolSubj)}
 	if host.ID == "" {
 		return host
 	}
-	subj := poolSubj + ": " + subject("host", host.ID)
+	subj := poolSubj + ": " + plainhcl.Subject("host", host.ID)
 
 	var own *hclsyntax.Block
 	for _, inner := range b.Body.Blocks {
 		switch {
 		case inner.Type != "power":
-			p.reject(line(inner.TypeRange), subj, inner.Type, "there is no such block", setting.Suggest(inner.Type, []string{"power"}))
+			p.reject(plainhcl.Line(inner.TypeRange), subj, inner.Type, "there is no such block", setting.Suggest(inner.Type, []string{"power"}))
 		case own != nil:
-			p.reject(line(inner.TypeRange), subj, "power", fmt.Sprintf("there is one on line %d already", line(own.TypeRange)), "a host has one")
+			p.reject(plainhcl.Line(inner.TypeRange), subj, "power", fmt.Sprintf("there is one on line %d already", plainhcl.Line(own.TypeRange)), "a host has one")
 		default:
 			own = inner
 		}
 	}
 
-	r := setting.NewReader(setting.Place{Subject: subj, File: p.file, Line: line(b.TypeRange)}, p.given(b.Body, subj))
-	host.declare(r, pool.GPUsPerHost)
+	r := setting.NewReader(setting.Place{Subject: subj, File: p.file, Line: plainhcl.Line(b.TypeRange)}, p.given(b.Body, subj))
+	class := host.declare(r, pool)
 	r.Finish(nil)
 	p.problems = append(p.problems, r.Problems()...)
 
 	if first, found := p.nodes[host.Node]; found {
-		p.reject(line(b.TypeRange), subj, "node", fmt.Sprintf("%q is also the node of host %q on line %d", host.Node, first.host, first.line), "each Nomad node is one host")
+		p.reject(plainhcl.Line(b.TypeRange), subj, "node", fmt.Sprintf("%q is also the node of host %q on line %d", host.Node, first.host, first.line), "each Nomad node is one host")
 	} else {
-		p.nodes[host.Node] = place{host.ID, line(b.TypeRange)}
+		p.nodes[host.Node] = place{host.ID, plainhcl.Line(b.TypeRange)}
 	}
-	host.Power = p.power(b, own, defaults, poolSubj, subj)
+	var blocks []powerBlock
+	if defaults != nil {
+		blocks = append(blocks, powerBlock{defaults, poolSubj})
+	}
+	if class.power != nil {
+		blocks = append(blocks, powerBlock{class.power, poolSubj + ": " + plainhcl.Subject("class", class.Name)})
+	}
+	if own != nil {
+		if len(own.Labels) > 0 {
+			p.label(own, subj)
+		}
+		blocks = append(blocks, powerBlock{own, subj})
+	}
+	if defaults == nil || len(defaults.Labels) == 1 { // or it is reported with the pool
+		host.Power = p.power(b, blocks, subj)
+	}
 	return host
 }
 
-// declare reads the settings of a host whose pool has so many GPUs in each.
-func (host *Host) declare(r *setting.Reader, gpus int) {
+// declare reads the settings of a host of a pool, and returns its class.
+func (host *Host) declare(r *setting.Reader, pool *Pool) Class {
 	host.Node = r.String("node", host.ID, "The name of the host's Nomad node.", setting.Rule[string]{
 		Text: "", OK: func(s string) bool { return s != "" && len(s) <= 256 },
 	})
 	r.DefaultIs("node", "the name of the host")
-	host.GPUs = r.Int("gpus", max(gpus, 1), "GPUs that this host has when healthy, where it differs from the rest of the pool.", setting.Between(1, 64))
-	r.DefaultIs("gpus", "`gpus_per_host` of the pool")
+	host.Class = r.String("class", "", "The name of its class, which is required where the pool has any.")
+	class, found := pool.Class(host.Class)
+	var names []string
+	for _, c := range pool.Classes {
+		names = append(names, c.Name)
+	}
+	switch {
+	case found:
+	case host.Class != "":
+		r.Reject("class", fmt.Sprintf("there is no class %.80q in the pool", host.Class), setting.Suggest(host.Class, names))
+	case len(names) > 0:
+		r.Reject("class", "is not there, and the pool has classes", "add it: "+setting.Suggest("", names))
+	}
+	host.Rack = r.String("rack", "", "What the host fails, or runs short of power, with: a rack, a row, a zone. Hosts are spread over racks. Where the pool has rack blocks, it is one of them.", setting.Rule[string]{
+		Text: "a name", OK: func(s string) bool { return s == "" || rackName.MatchString(s) },
+	})
+	if host.Rack != "" && len(pool.Racks) > 0 && !slices.ContainsFunc(pool.Racks, func(k Rack) bool { return k.Name == host.Rack }) {
+		var known []string
+		for _, k := range pool.Racks {
+			known = append(known, k.Name)
+		}
+		r.Reject("rack", fmt.Sprintf("there is no rack %q in the pool, so no power budget would hold for the host", host.Rack), setting.Suggest(host.Rack, known)+` Or write rack "`+host.Rack+`" {}`)
+	}
+	gpus := pool.GPUsPerHost
+	if found {
+		gpus = class.GPUs
+	}
+	host.GPUs = r.Int("gpus", max(gpus, 1), "GPUs that this host has when healthy, where it differs from the rest.", setting.Between(1, 64))
+	r.DefaultIs("gpus", "`gpus` of the class, or `gpus_per_host` of the pool")
+	return class
 }
 
-// power reads a host's power block over its pool's.
-func (p *parser) power(host, own, defaults *hclsyntax.Block, poolSubj, subj string) Power {
-	at := host
-	if own != nil {
-		at = own
-		if len(own.Labels) > 0 {
-			p.label(own, subj)
+// checkParts finds mistakes between hosts and the classes and racks of their
+// pool.
+func (p *parser) checkParts(pool *Pool, subj string) {
+	of := make(map[string]int)
+	in := make(map[string]int)
+	for _, h := range pool.Hosts {
+		of[h.Class]++
+		in[h.Rack]++
+	}
+	for _, c := range pool.Classes {
+		if c.Standby > of[c.Name] {
+			p.reject(c.line, subj+": "+plainhcl.Subject("class", c.Name), "standby", fmt.Sprintf("is %d, more than the class has hosts, which is %d", c.Standby, of[c.Name]), "lower it, or add hosts")
 		}
 	}
-	var driver string
-	switch {
-	case own != nil && len(own.Labels) > 0:
-		driver = own.Labels[0]
-	case defaults != nil && len(defaults.Labels) > 0:
-		driver = defaults.Labels[0]
-	case defaults != nil:
-		return Power{} // reported with the pool
-	default:
-		p.reject(line(at.TypeRange), subj, "power", "it is not said how to power the host", `write power "DRIVER" { ... } in the host or in its pool`)
+	for _, k := range pool.Racks {
+		if k.PowerBudget > 0 && in[k.Name] == 0 {
+			p.warnings = append(p.warnings, fmt.Sprintf("%s: %s: %s: no host is in it, so its power_budget holds for nothing", p.file, subj, plainhcl.Subject("rack", k.Name)))
+		}
+	}
+}
+
+// powerBlock is a power block and who has it.
+type powerBlock struct {
+	*hclsyntax.Block
+	owner string
+}
+
+// power reads how a host is powered from its power blocks, the least specific
+// first. The last one that names a driver decides which; a block of another
+// driver is left out, and what is left is laid over each other.
+func (p *parser) power(host *hclsyntax.Block, blocks []powerBlock, subj string) Power {
+	at, driver := host, ""
+	for _, b := range blocks {
+		if len(b.Labels) > 0 && b.Labels[0] != driver {
+			driver = b.Labels[0]
+		}
+		if b.owner == subj {
+			at = b.Block
+		}
+	}
+	if driver == "" {
+		p.reject(plainhcl.Line(at.TypeRange), subj, "power", "it is not said how to power the host", `write power "DRIVER" { ... } in the host, in its class or in its pool`)
 		return Power{}
 	}
-
 	pw := newPower(p.file, driver, at, subj)
-	if defaults != nil && len(defaults.Labels) == 1 && defaults.Labels[0] == driver {
-		pw.add(defaults.Body, poolSubj+": "+subject("power", driver))
+	if p.lenient {
+		pw.lenient = &lenience{keys: make(map[string]bool)}
 	}
-	if own != nil {
-		pw.add(own.Body, subj+": "+subject("power", driver))
+	of := ""
+	for _, b := range blocks {
+		if len(b.Labels) > 0 {
+			of = b.Labels[0]
+		}
+		if of == driver {
+			pw.add(b.Body, b.owner+": "+plainhcl.Subject("power", driver))
+		}
 	}
 	controller, problems := pw.verify(p.check)
 	p.problems = append(p.problems, problems...)
 	p.warnings = append(p.warnings, pw.warnings()...)
+	if pw.lenient != nil {
+		p.warnings = append(p.warnings, pw.lenient.warnings...)
+		pw.lenient = nil
+	}
 	if controller == "" {
 		return pw
 	}
 	if first, found := p.controllers[controller]; found {
-		p.reject(line(at.TypeRange), subj, "power", fmt.Sprintf("host %q on line %d has the same power controller (%s)", first.host, first.line, controller),
+		p.reject(plainhcl.Line(at.TypeRange), subj, "power", fmt.Sprintf("host %q on line %d has the same power controller (%s)", first.host, first.line, controller),
 			"two hosts with one controller would switch each other off; correct the address")
 	} else {
-		p.controllers[controller] = place{host.Labels[0], line(host.TypeRange)}
+		p.controllers[controller] = place{host.Labels[0], plainhcl.Line(host.TypeRange)}
 	}
 	return pw
 }
 
 // given returns the attributes of a block as texts.
 func (p *parser) given(body *hclsyntax.Body, subj string) map[string]setting.Given {
-	out := make(map[string]setting.Given)
-	for _, a := range sortedAttrs(body) {
-		v, diags := a.Expr.Value(nil)
-		text, ok := "", false
-		if !diags.HasErrors() {
-			text, ok = scalar(v)
-		}
-		if !ok {
-			p.reject(line(a.NameRange), subj, a.Name, "is no plain value", "write a number, true, false, or text in quotes")
-		}
-		out[a.Name] = setting.Given{Text: text, Line: line(a.NameRange), Rejected: !ok}
-	}
-	return out
+	given, problems := plainhcl.Given(body, p.file, subj)
+	p.problems = append(p.problems, problems...)
+	return given
 }
-
-// scalar returns the text of a text, number or truth value.
-func scalar(v cty.Value) (string, bool) {
-	if v.IsNull() || !v.IsKnown() {
-		return "", false
-	}
-	switch v.Type() {
-	case cty.String:
-		return v.AsString(), true
-	case cty.Bool:
-		return fmt.Sprint(v.True()), true
-	case cty.Number:
-		return v.AsBigFloat().Text('f', -1), true // checkPlain bounded its digits
-	}
-	return "", false
-}
-
-func sortedAttrs(body *hclsyntax.Body) []*hclsyntax.Attribute {
-	var out []*hclsyntax.Attribute
-	for _, a := range body.Attributes {
-		out = append(out, a)
-	}
-	slices.SortFunc(out, func(a, b *hclsyntax.Attribute) int {
-		return cmp.Compare(a.NameRange.Start.Byte, b.NameRange.Start.Byte)
-	})
-	return out
-}
-
-// fromHCL turns an error of the HCL library into ours.
-func fromHCL(d *hcl.Diagnostic, file, subj string) setting.Problem {
-	pr := setting.Problem{File: file, Subject: subj, What: d.Summary, Mend: d.Detail}
-	if d.Subject != nil {
-		pr.Line = line(*d.Subject)
-	}
-	return pr
-}
-
-func subject(kind, label string) string {
-	if label == "" {
-		return kind
-	}
-	return fmt.Sprintf("%s %.80q", kind, label)
-}
-
-func line(r hcl.Range) int { return r.Start.Line }

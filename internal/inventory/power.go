@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 	"github.com/zclconf/go-cty/cty"
 
+	"github.com/gpupool/gpupool/internal/plainhcl"
 	"github.com/gpupool/gpupool/internal/secret"
 	"github.com/gpupool/gpupool/internal/setting"
 )
@@ -27,11 +28,26 @@ type Power struct {
 	subject  string // the host's, for what is missing
 	body     *hclsyntax.Body
 	subjects map[string]string // by key: whose block it is from
+	lenient  *lenience         // nil, save while a lenient reading checks it
 }
+
+// lenience is what a lenient reading let pass.
+type lenience struct {
+	keys     map[string]bool // whose credential could not be had
+	warnings []string
+}
+
+// stands for a credential that could not be had.
+const unresolved = "unresolved"
+
+// unresolvedError is why a right reference gives no credential.
+type unresolvedError struct{ error }
+
+func (e unresolvedError) Unwrap() error { return e.error }
 
 func newPower(file, driver string, at *hclsyntax.Block, subj string) Power {
 	return Power{
-		Driver: driver, file: file, subject: subj + ": " + subject("power", driver),
+		Driver: driver, file: file, subject: subj + ": " + plainhcl.Subject("power", driver),
 		body: &hclsyntax.Body{
 			Attributes: make(hclsyntax.Attributes),
 			SrcRange:   at.Body.SrcRange,
@@ -74,7 +90,7 @@ func (p Power) Decode(into any) error {
 	}
 	diags := gohcl.DecodeBody(body, nil, into)
 	for _, d := range diags {
-		pr := fromHCL(d, p.file, p.subject)
+		pr := plainhcl.Problem(d, p.file, p.subject)
 		if key := p.keyOnLine(d); key != "" {
 			pr.Subject, pr.Key = p.subjects[key], key
 		}
@@ -92,11 +108,11 @@ func (p Power) checkKeys(into any) setting.Problems {
 	for _, a := range schema.Attributes {
 		known = append(known, a.Name)
 		if a.Required && p.body.Attributes[a.Name] == nil {
-			out = append(out, setting.Problem{File: p.file, Line: line(p.body.EndRange), Subject: p.subject, Key: a.Name,
+			out = append(out, setting.Problem{File: p.file, Line: plainhcl.Line(p.body.EndRange), Subject: p.subject, Key: a.Name,
 				What: "is required and not there", Mend: "add it to the power block of the host, or to that of its pool for all hosts"})
 		}
 	}
-	for _, a := range sortedAttrs(p.body) {
+	for _, a := range plainhcl.Attributes(p.body) {
 		if !partial && !slices.Contains(known, a.Name) {
 			out = append(out, p.problem(a, "there is no such setting", setting.Suggest(a.Name, known)))
 		}
@@ -122,6 +138,12 @@ func (p Power) verify(check Check) (controller string, problems setting.Problems
 		return p.address(), problems
 	}
 	controller, err := check(p.Driver, p.Decode)
+	if p.lenient != nil {
+		// What the driver says of the stand-in is said of nothing.
+		defer func() {
+			problems = slices.DeleteFunc(problems, func(pr setting.Problem) bool { return p.lenient.keys[pr.Key] })
+		}()
+	}
 	for _, err := range flatten(err) {
 		var known setting.Problems
 		if errors.As(err, &known) {
@@ -135,10 +157,10 @@ func (p Power) verify(check Check) (controller string, problems setting.Problems
 
 // place finds the line that a driver's error is about.
 func (p Power) place(err error) setting.Problem {
-	pr := setting.Problem{File: p.file, Line: line(p.body.EndRange), Subject: p.subject, What: err.Error()}
+	pr := setting.Problem{File: p.file, Line: plainhcl.Line(p.body.EndRange), Subject: p.subject, What: err.Error()}
 	key, rest, found := strings.Cut(err.Error(), ": ")
 	if a := p.body.Attributes[key]; found && a != nil {
-		pr.Line, pr.Subject, pr.Key, pr.What = line(a.NameRange), p.subjects[key], key, rest
+		pr.Line, pr.Subject, pr.Key, pr.What = plainhcl.Line(a.NameRange), p.subjects[key], key, rest
 	}
 	return pr
 }
@@ -164,7 +186,7 @@ func (p Power) address() string {
 	for _, key := range []string{"address", "mac", "url", "endpoint", "instance_id"} {
 		if a := p.body.Attributes[key]; a != nil {
 			if v, diags := a.Expr.Value(nil); !diags.HasErrors() {
-				if text, ok := scalar(v); ok && text != "" {
+				if text, ok := plainhcl.Scalar(v); ok && text != "" {
 					return p.Driver + ":" + strings.ToLower(strings.TrimSpace(text))
 				}
 			}
@@ -179,7 +201,7 @@ func (p Power) resolve(body *hclsyntax.Body, isSecret func(key string) bool) (*h
 	var problems setting.Problems
 	out := *body
 	out.Attributes = make(hclsyntax.Attributes, len(body.Attributes))
-	for _, a := range sortedAttrs(body) {
+	for _, a := range plainhcl.Attributes(body) {
 		out.Attributes[a.Name] = a
 		v, diags := a.Expr.Value(nil)
 		if diags.HasErrors() {
@@ -189,6 +211,11 @@ func (p Power) resolve(body *hclsyntax.Body, isSecret func(key string) bool) (*h
 		resolved, err := cty.Transform(v, func(path cty.Path, v cty.Value) (cty.Value, error) {
 			key := leafKey(a.Name, path)
 			v, err := resolveLeaf(key, v, isSecret)
+			if away := (unresolvedError{}); p.lenient != nil && errors.As(err, &away) {
+				p.lenient.keys[a.Name] = true
+				p.lenient.warnings = append(p.lenient.warnings, p.problem(a, err.Error(), "").Error())
+				return cty.StringVal(unresolved), nil
+			}
 			if err != nil && key != a.Name {
 				err = fmt.Errorf("%s: %w", key, err)
 			}
@@ -221,7 +248,7 @@ func (p Power) problem(a *hclsyntax.Attribute, what, mend string) setting.Proble
 	if !found {
 		subj = p.subject
 	}
-	return setting.Problem{File: p.file, Line: line(a.NameRange), Subject: subj, Key: a.Name, What: what, Mend: mend}
+	return setting.Problem{File: p.file, Line: plainhcl.Line(a.NameRange), Subject: subj, Key: a.Name, What: what, Mend: mend}
 }
 
 // resolveLeaf replaces the value of one key if it is a reference. A user name
@@ -230,7 +257,7 @@ func resolveLeaf(key string, v cty.Value, isSecret func(string) bool) (cty.Value
 	if v.IsNull() || !v.Type().IsPrimitiveType() {
 		return v, nil
 	}
-	text, _ := scalar(v)
+	text, _ := plainhcl.Scalar(v)
 	if !isSecret(key) && !(userName.MatchString(key) && secret.IsRef(text)) {
 		return v, nil
 	}
@@ -240,7 +267,7 @@ func resolveLeaf(key string, v cty.Value, isSecret func(string) bool) (cty.Value
 	}
 	value, err := ref.Resolve()
 	if err != nil {
-		return v, err
+		return v, unresolvedError{err}
 	}
 	return cty.StringVal(value), nil
 }
@@ -296,14 +323,14 @@ const skipsVerification = "insecure_skip_verify"
 func (p Power) warnings() []string {
 	var out []string
 	warn := func(a *hclsyntax.Attribute, what string) {
-		out = append(out, fmt.Sprintf("%s:%d: %s: %s: %s", p.file, line(a.NameRange), p.subjects[a.Name], a.Name, what))
+		out = append(out, fmt.Sprintf("%s:%d: %s: %s: %s", p.file, plainhcl.Line(a.NameRange), p.subjects[a.Name], a.Name, what))
 	}
 	for _, a := range p.body.Attributes {
 		v, diags := a.Expr.Value(nil)
 		if diags.HasErrors() {
 			continue
 		}
-		text, _ := scalar(v)
+		text, _ := plainhcl.Scalar(v)
 		if a.Name == skipsVerification && text == "true" {
 			warn(a, "the power controller's certificate is not verified, so that whoever answers in its place gets the password; set ca_file or fingerprint instead")
 		}
@@ -328,7 +355,7 @@ func (p Power) String() string {
 		v, diags := p.body.Attributes[key].Expr.Value(nil)
 		text, ok := "", false
 		if !diags.HasErrors() {
-			text, ok = scalar(v)
+			text, ok = plainhcl.Scalar(v)
 		}
 		switch {
 		case namedLikeSecret(key) && !secret.IsRef(text):

@@ -167,6 +167,16 @@ func (s Size) String() string {
 	return fmt.Sprintf("%dB", int64(s))
 }
 
+// Watts is electrical power, written with a unit.
+type Watts float64
+
+func (w Watts) String() string {
+	if w >= 1000 {
+		return strconv.FormatFloat(float64(w)/1000, 'f', -1, 64) + "kW"
+	}
+	return strconv.FormatFloat(float64(w), 'f', -1, 64) + "W"
+}
+
 // String reads a text.
 func (r *Reader) String(key, def, doc string, rules ...Rule[string]) string {
 	return read(r, Field{Key: key, Type: "text", Doc: doc}, def, rules, func(s string) (string, error) {
@@ -246,6 +256,22 @@ func (r *Reader) Size(key string, def Size, doc string, rules ...Rule[Size]) Siz
 			break
 		}
 		return 0, fmt.Errorf("is no size; write a whole number with a unit, such as %q", show(orElse(def, 64<<20)))
+	})
+}
+
+// Watts reads electrical power with a unit: "800W", "12.5kW".
+func (r *Reader) Watts(key string, def Watts, doc string, rules ...Rule[Watts]) Watts {
+	return read(r, Field{Key: key, Type: "electrical power", Doc: doc}, def, rules, func(s string) (Watts, error) {
+		mend := fmt.Sprintf("write a number with a unit, such as %q", show(orElse(def, 800)))
+		factor := 1.0
+		number, found := strings.CutSuffix(s, "kW")
+		if found {
+			factor = 1000
+		} else if number, found = strings.CutSuffix(s, "W"); !found {
+			return 0, fmt.Errorf("has no unit, which is W or kW; %s", mend)
+		}
+		w, err := finite(number, mend)
+		return Watts(w * factor), err
 	})
 }
 

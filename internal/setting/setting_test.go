@@ -19,6 +19,7 @@ type config struct {
 	Headroom float64
 	Target   Fraction
 	Buffer   Size
+	Budget   Watts
 	Shadow   bool
 	Queues   []string
 	Consul   string
@@ -35,6 +36,7 @@ func declare(r *Reader) config {
 		Headroom: r.Float("headroom", 1.1, "Capacity over demand.", Between(1.0, 10.0)),
 		Target:   r.Fraction("target", 0.8, "How full to run.", Between[Fraction](0.01, 1)),
 		Buffer:   r.Size("buffer", 64<<20, "Memory for history.", AtLeast[Size](1<<10)),
+		Budget:   r.Watts("budget", 0, "Of the rack.", AtLeast[Watts](0)),
 		Shadow:   r.Bool("shadow", false, "Advise only."),
 		Queues:   r.List("queues", nil, "Queues to read."),
 		Consul:   r.URL("consul", "http://127.0.0.1:8500", "Where Consul is."),
@@ -65,8 +67,8 @@ func TestRead(t *testing.T) {
 		{
 			"everything",
 			given("name", " a ", "mode", "error", "lead_time", "90s", "max", "1000", "headroom", "2", "target", "85%",
-				"buffer", "2GiB", "shadow", "true", "queues", "redis, nats", "consul", "https://c:8501", "token", "env:TOKEN"),
-			config{"a", "error", 90 * time.Second, 1000, 2, 0.85, 2 << 30, true, []string{"redis", "nats"}, "https://c:8501", "env:TOKEN"},
+				"buffer", "2GiB", "budget", "12.5kW", "shadow", "true", "queues", "redis, nats", "consul", "https://c:8501", "token", "env:TOKEN"),
+			config{"a", "error", 90 * time.Second, 1000, 2, 0.85, 2 << 30, 12_500, true, []string{"redis", "nats"}, "https://c:8501", "env:TOKEN"},
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -107,6 +109,9 @@ func TestMistakes(t *testing.T) {
 		{"buffer", "9999999999GiB", `"9999999999GiB" is no size; write a whole number with a unit, such as "64MiB"`},
 		{"buffer", "-1MB", `"-1MB" is no size; write a whole number with a unit, such as "64MiB"`},
 		{"buffer", "1000B", `"1000B" is not allowed; it must be at least 1KiB`},
+		{"budget", "12000", `"12000" has no unit, which is W or kW; write a number with a unit, such as "800W"`},
+		{"budget", "x kW", `"x kW" is no number; write a number with a unit, such as "800W"`},
+		{"budget", "-1W", `"-1W" is not allowed; it must be at least 0W`},
 		{"shadow", "yes", `"yes" is neither true nor false; write one of them`},
 		{"queues", "a,,b", `"a,,b" has an empty part; separate words by one comma`},
 		{"queues", "a,b,a", `"a,b,a" names "a" twice; name it once`},
@@ -115,7 +120,7 @@ func TestMistakes(t *testing.T) {
 		{"token", "hunter2", `a credential is written in clear; write a reference: "env:NAME" or "file:PATH"`},
 		{"token", "env:SURELY_NOT_SET", `environment variable SURELY_NOT_SET is not set; set it for the process that reads this file, or use "file:PATH"`},
 		{"lead-time", "5m", `there is no such setting; did you mean "lead_time"?`},
-		{"pasword", "hunter2", `there is no such setting; known are buffer, consul, headroom, lead_time, max, mode, name, queues, shadow, target, token`},
+		{"pasword", "hunter2", `there is no such setting; known are budget, buffer, consul, headroom, lead_time, max, mode, name, queues, shadow, target, token`},
 		{"name", strings.Repeat("x", 100), ""},
 		{"name", strings.Repeat("x", 1<<20), `has 1048576 bytes; 16384 are allowed`},
 		{"mode", strings.Repeat("x", 101), `"` + strings.Repeat("x", 60) + `..." is none of hold, fail_open, error; known are error, fail_open, hold`},
@@ -152,7 +157,7 @@ func TestAllMistakesAtOnce(t *testing.T) {
   target-gpupool: max: is below min; raise it
   target-gpupool: lead_time: "10" has no unit; write "10s", "10m" or "10h"
   target-gpupool: mode: "x" is none of hold, fail_open, error; known are error, fail_open, hold
-  target-gpupool: secret_key: there is no such setting; known are buffer, consul, headroom, lead_time, max, mode, name, queues, shadow, target, token`
+  target-gpupool: secret_key: there is no such setting; known are budget, buffer, consul, headroom, lead_time, max, mode, name, queues, shadow, target, token`
 	if err := r.Problems().Err(); err == nil || err.Error() != want {
 		t.Errorf("got:\n%v\nwant:\n%s", err, want)
 	}
@@ -205,7 +210,7 @@ func TestShow(t *testing.T) {
 	for want, v := range map[string]any{
 		"1m30s": 90 * time.Second, "5m": 5 * time.Minute, "24h": 24 * time.Hour, "1h5m": 65 * time.Minute,
 		"0s": time.Duration(0), "250ms": 250 * time.Millisecond, "10m": 10 * time.Minute, "10s": 10 * time.Second,
-		"85%": Fraction(0.85), "7%": Fraction(0.07), "0B": Size(0), "1500B": Size(1500), "a,b": []string{"a", "b"}, "1.5": 1.5, "1000000": 1e6,
+		"85%": Fraction(0.85), "7%": Fraction(0.07), "0B": Size(0), "800W": Watts(800), "12.5kW": Watts(12500), "1500B": Size(1500), "a,b": []string{"a", "b"}, "1.5": 1.5, "1000000": 1e6,
 	} {
 		if got := show(v); got != want {
 			t.Errorf("show(%v) = %q, want %q", v, got, want)
