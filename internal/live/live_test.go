@@ -244,6 +244,7 @@ func TestAmbiguous(t *testing.T) {
 		{power.ErrUnreachable, false},
 		{power.ErrAuth, false},
 		{power.ErrRefused, false},
+		{power.ErrCapacity, false},
 		{power.ErrUnsupported, false},
 		{nomad.ErrForeign, false},
 		{nomad.ErrDenied, false},

@@ -318,7 +318,7 @@ func (s *Site) Act(ctx context.Context, v pool.View, do pool.Verb) error {
 // a BMC that said no did nothing, and neither did a BMC that was not reached;
 // all else may have been done.
 func Ambiguous(err error) bool {
-	for _, clear := range []error{power.ErrUnreachable, power.ErrAuth, power.ErrRefused, power.ErrUnsupported, nomad.ErrForeign, nomad.ErrDenied, nomad.ErrNotFound} {
+	for _, clear := range []error{power.ErrUnreachable, power.ErrAuth, power.ErrRefused, power.ErrCapacity, power.ErrUnsupported, nomad.ErrForeign, nomad.ErrDenied, nomad.ErrNotFound} {
 		if errors.Is(err, clear) && !errors.Is(err, power.ErrAmbiguous) {
 			return false
 		}

@@ -62,6 +62,10 @@ var (
 	ErrAmbiguous = errors.New("outcome of the power command is not known")
 	// ErrRefused: the controller understood the command and said no.
 	ErrRefused = errors.New("power controller refused the command")
+	// ErrCapacity: the cloud has no such machine to give now, or the account's
+	// quota is used up. Nothing was done; it may go well later, or on another
+	// host.
+	ErrCapacity = errors.New("no capacity")
 	// ErrUnsupported: this controller can never do that.
 	ErrUnsupported = errors.ErrUnsupported
 )

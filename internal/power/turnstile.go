@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 )
 
@@ -29,12 +30,9 @@ type Turnstile struct {
 	end  context.CancelCauseFunc
 
 	turn chan struct{} // holds a token while no call is under way
+	lock *AuthLock
 
-	// The rest is for the holder of the token.
-	nextAt      time.Time // when the next call may begin
-	refusedAt   time.Time // when a login was refused; meaningful with refused
-	lockedUntil time.Time
-	refused     error // what it was refused with, nil if none was
+	nextAt time.Time // when the next call may begin; for the holder of the token
 }
 
 // Limits are the times of a [Turnstile]. A zero means no rest, no bound, no
@@ -43,11 +41,17 @@ type Limits struct {
 	Timeout     time.Duration // the longest that one call may take once it is its turn
 	MinInterval time.Duration // the least time from one call's end to the next one's begin
 	AuthBackoff time.Duration // how long no call is let through after a refused login
+	// Lock is of a credential that several controllers share, so that one
+	// refusal counts for all of them, for its own time. Nil makes one.
+	Lock *AuthLock
 }
 
 // NewTurnstile returns an open turnstile.
 func NewTurnstile(limits Limits) *Turnstile {
-	t := &Turnstile{limits: limits, turn: make(chan struct{}, 1)}
+	t := &Turnstile{limits: limits, turn: make(chan struct{}, 1), lock: limits.Lock}
+	if t.lock == nil {
+		t.lock = NewAuthLock(limits.AuthBackoff)
+	}
 	t.life, t.end = context.WithCancelCause(context.Background())
 	t.turn <- struct{}{}
 	return t
@@ -75,10 +79,7 @@ func (t *Turnstile) Pass(ctx context.Context, act func(context.Context) error) e
 		defer stop()
 	}
 	err := act(ctx)
-	if errors.Is(err, ErrAuth) {
-		t.refusedAt, t.refused = time.Now(), err
-		t.lockedUntil = t.refusedAt.Add(t.limits.AuthBackoff)
-	}
+	t.lock.note(err, time.Now())
 	return err
 }
 
@@ -105,9 +106,8 @@ func (t *Turnstile) enter(ctx context.Context) error {
 // rest waits until the controller had its rest, if it is not locked.
 func (t *Turnstile) rest(ctx context.Context) error {
 	now := time.Now()
-	if now.Before(t.lockedUntil) {
-		return fmt.Errorf("%w: not tried again before %s, because controllers lock accounts out; correct the credential and reload (login refused at %s: %w)",
-			ErrAuth, clock(t.lockedUntil), clock(t.refusedAt), t.refused)
+	if err := t.lock.check(now); err != nil {
+		return err
 	}
 	timer := time.NewTimer(t.nextAt.Sub(now))
 	defer timer.Stop()
@@ -123,6 +123,41 @@ func (t *Turnstile) rest(ctx context.Context) error {
 func (t *Turnstile) leave() {
 	t.nextAt = time.Now().Add(t.limits.MinInterval)
 	t.turn <- struct{}{}
+}
+
+// AuthLock keeps a credential that was refused from being tried again at once.
+// It is safe for concurrent use. Make one with [NewAuthLock].
+type AuthLock struct {
+	backoff time.Duration
+
+	mu      sync.Mutex
+	at      time.Time // of the refusal; meaningful with refused
+	refused error     // what the login was refused with, nil if none was
+}
+
+// NewAuthLock returns an open lock that a refusal shuts for so long.
+func NewAuthLock(backoff time.Duration) *AuthLock { return &AuthLock{backoff: backoff} }
+
+// note shuts the lock if err is a refused login.
+func (l *AuthLock) note(err error, now time.Time) {
+	if !errors.Is(err, ErrAuth) {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.at, l.refused = now, err
+}
+
+// check returns [ErrAuth] while the lock is shut.
+func (l *AuthLock) check(now time.Time) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	until := l.at.Add(l.backoff)
+	if l.refused == nil || !now.Before(until) {
+		return nil
+	}
+	return fmt.Errorf("%w: not tried again before %s, because controllers lock accounts out; correct the credential and reload (login refused at %s: %w)",
+		ErrAuth, clock(until), clock(l.at), l.refused)
 }
 
 func notSent(ctx context.Context, why string) error {

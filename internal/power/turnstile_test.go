@@ -70,6 +70,26 @@ func TestTurnstileLocksAfterARefusedLogin(t *testing.T) {
 	})
 }
 
+// Who shares a credential shares its refusal.
+func TestTurnstilesOfOneCredential(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lock := power.NewAuthLock(time.Minute)
+		a, b := power.NewTurnstile(power.Limits{Lock: lock}), power.NewTurnstile(power.Limits{Lock: lock})
+		err := a.Pass(t.Context(), func(context.Context) error { return errLogin })
+		if !errors.Is(err, power.ErrAuth) {
+			t.Fatalf("the refusal itself: %v", err)
+		}
+		err = b.Pass(t.Context(), func(context.Context) error { t.Error("ran with a refused credential"); return nil })
+		if !errors.Is(err, power.ErrAuth) {
+			t.Errorf("the other: %v, want ErrAuth", err)
+		}
+		time.Sleep(time.Minute)
+		if err := b.Pass(t.Context(), func(context.Context) error { return nil }); err != nil {
+			t.Errorf("the other after the time: %v", err)
+		}
+	})
+}
+
 func TestTurnstileObeysDeadlines(t *testing.T) {
 	hang := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
 
