@@ -57,7 +57,7 @@ func check(file string, src []byte) (setting.Problem, bool) {
 				what = "has a number that is out of all proportion"
 			}
 		case hclsyntax.TokenMinus:
-			if i+1 == len(tokens) || tokens[i+1].Type != hclsyntax.TokenNumberLit {
+			if !isSign(tokens, i) {
 				what = "has an expression"
 			}
 		case hclsyntax.TokenTemplateInterp, hclsyntax.TokenTemplateControl:
@@ -76,6 +76,18 @@ func check(file string, src []byte) (setting.Problem, bool) {
 		}
 	}
 	return setting.Problem{}, true
+}
+
+// isSign reports whether a minus is a number's sign, and not between two.
+func isSign(tokens hclsyntax.Tokens, i int) bool {
+	if i == 0 || i+1 == len(tokens) || tokens[i+1].Type != hclsyntax.TokenNumberLit {
+		return false
+	}
+	switch tokens[i-1].Type {
+	case hclsyntax.TokenEqual, hclsyntax.TokenComma, hclsyntax.TokenOBrack:
+		return true
+	}
+	return false
 }
 
 // Given returns the attributes of a block as texts. The subject is what
