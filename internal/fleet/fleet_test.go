@@ -20,6 +20,8 @@ func sound(node string) Snapshot {
 	v := func(x float64) Value { return Value{Quality: QualityOK, Value: &x, Age: 0.5} }
 	age := 0.5
 	memory := int64(1 << 30)
+	read := Read{Quality: QualityOK, Age: 3}
+	half, few, yes := 0.5, int64(3), true
 	return Snapshot{
 		Schema: Schema,
 		Node:   node,
@@ -32,7 +34,23 @@ func sound(node string) Snapshot {
 			BusyOver:   []Window{{Seconds: 60, Mean: 0.5, Max: 1, Coverage: 1}},
 			MemoryUsed: v(1 << 30), MemoryReserved: Value{Quality: QualityUnsupported}, MemoryTotal: v(80 << 30),
 			Power: v(412), Temperature: v(-3),
-			Processes: Processes{Quality: QualityOK, Total: 1, Outside: 1, List: []Process{{PID: 7, Comm: "miner", Memory: &memory}}},
+			Health:    Health{Verdict: HealthDegraded, Why: []string{"a row waits for a reset"}, Action: ActionReset},
+			Activity:  Activity{Read: read, Seconds: 10, SM: &half, DRAM: &half},
+			PowerOver: []Window{{Seconds: 60, Mean: 400, Max: 420, Coverage: 1}}, PowerLimit: v(700), Energy: v(1e9),
+			MemoryTemperature: Value{Quality: QualityFailed}, Persistence: v(1), PCIeReplays: v(2),
+			Clocks: Clocks{Read: read, SM: &age},
+			Throttle: Throttle{Read: read, Reasons: []string{"sw_power_cap"},
+				Over: []ThrottleWindow{{Seconds: 60, Shares: map[string]float64{"sw_power_cap": 0.5}}}, Total: map[string]float64{"sw_power_cap": 30}},
+			XIDs:     XIDs{Quality: QualityOK, List: []XID{{Code: 63, Class: XIDNone, Count: 1, Age: 9, Open: true}}},
+			ECC:      ECC{Read: read, Enabled: &yes, Corrected: &few, Uncorrected: new(int64)},
+			Rows:     Rows{Read: read, Uncorrected: 1, Pending: true},
+			Pages:    Pages{Read: Read{Quality: QualityUnsupported}},
+			Recovery: Recovery{read, "drain-and-reset"},
+			Fabric:   Fabric{read, "completed", 0, "healthy"},
+			NVLink:   NVLink{Read: read, Links: 18, Active: 18, Errors: &few},
+			MIG: MIG{Read: read, Enabled: true, Devices: []MIGDevice{{UUID: "MIG-1", Profile: "1g.10gb", GPUInstance: 7,
+				MemoryUsed: v(1), MemoryTotal: v(2), Activity: Activity{Read: read, SM: &half}, Processes: 1, Outside: 1}}},
+			Processes: Processes{Quality: QualityOK, Total: 1, Outside: 1, List: []Process{{PID: 7, Comm: "miner", Memory: &memory, MIG: "MIG-1", Foreign: true}}},
 		}},
 		Outside: Outside{Known: true, GPUs: 1, Processes: 1},
 	}
@@ -176,6 +194,23 @@ func TestDecodeRefuses(t *testing.T) {
 		{"ok without a value", func(s *Snapshot) { s.GPUs[0].Power.Value = nil }, "does not go with the value"},
 		{"a value of unknown quality", func(s *Snapshot) { s.GPUs[0].Power.Quality = "great" }, "does not go with the value"},
 		{"the same GPU twice", func(s *Snapshot) { s.GPUs = append(s.GPUs, s.GPUs[0]) }, "twice"},
+		{"more tensor than there is", func(s *Snapshot) { *s.GPUs[0].Activity.SM = 1.5 }, "activity: value 1.5"},
+		{"facts of unknown quality", func(s *Snapshot) { s.GPUs[0].ECC.Quality = "great" }, `ecc: quality "great"`},
+		{"facts without a quality", func(s *Snapshot) { s.GPUs[0].Rows.Quality = "" }, "does not go with a value"},
+		{"facts from the future", func(s *Snapshot) { s.GPUs[0].Fabric.Age = -1 }, "fabric: age -1 s"},
+		{"fewer errors than none", func(s *Snapshot) { *s.GPUs[0].ECC.Corrected = -1 }, "ecc: value -1"},
+		{"throttled for more than all the time", func(s *Snapshot) { s.GPUs[0].Throttle.Over[0].Shares["x"] = 2 }, `share 2 of "x"`},
+		{"throttled for less than no time", func(s *Snapshot) { s.GPUs[0].Throttle.Total["x"] = -2 }, `-2 s of "x"`},
+		{"endless reasons", func(s *Snapshot) { s.GPUs[0].Throttle.Reasons = make([]string, 33) }, "throttle: more than 32"},
+		{"more MIG devices than there can be", func(s *Snapshot) { s.GPUs[0].MIG.Devices = make([]MIGDevice, 33) }, "mig: 33 devices"},
+		{"a MIG device with more outside than in all", func(s *Snapshot) { s.GPUs[0].MIG.Devices[0].Outside = 2 }, "mig: devices[0]: 2 of 1"},
+		{"endless XIDs", func(s *Snapshot) { s.GPUs[0].XIDs.List = make([]XID, 65) }, "xids: 65"},
+		{"an XID of unknown class", func(s *Snapshot) { s.GPUs[0].XIDs.List[0].Class = "bad" }, `class "bad"`},
+		{"an XID that did not happen", func(s *Snapshot) { s.GPUs[0].XIDs.List[0].Count = -1 }, "below 0"},
+		{"an unknown verdict", func(s *Snapshot) { s.GPUs[0].Health.Verdict = "fine" }, `verdict "fine"`},
+		{"an unknown action", func(s *Snapshot) { s.GPUs[0].Health.Action = "kick" }, `action "kick"`},
+		{"endless reasons of a verdict", func(s *Snapshot) { s.GPUs[0].Health.Why = make([]string, 33) }, "health: 33 reasons"},
+		{"endless text of a verdict", func(s *Snapshot) { s.GPUs[0].Health.Why[0] = strings.Repeat("x", 1000) }, "1000 bytes"},
 		{"endless text", func(s *Snapshot) { s.GPUs[0].Why = strings.Repeat("x", 1000) }, "1000 bytes"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -194,6 +229,20 @@ func TestDecodeRefuses(t *testing.T) {
 		if s, err := Decode(strings.NewReader(text)); err == nil {
 			t.Errorf("Decode(%q) = %+v, want an error", text, s)
 		}
+	}
+}
+
+// TestDecodeOlder: an agent of an earlier version has fewer fields, and its
+// readers do not take them for zero.
+func TestDecodeOlder(t *testing.T) {
+	got, err := Decode(strings.NewReader(`{"schema":1,"node":"a","driver":{"state":"ok","epoch":1},"gpus":[{"index":0,"uuid":"GPU-1","state":"ok",
+		"busy_ratio":{"quality":"ok","value":0.5},"processes":{"quality":"ok","total":0,"outside":0}}],"outside":{"known":true,"gpus":0,"processes":0}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := got.GPUs[0]
+	if g.Rows.Known() || g.ECC.Fresh() || g.Energy.Value != nil || g.Health.Verdict != "" || g.XIDs.Quality != "" {
+		t.Errorf("GPU is %+v, want nothing known of what was not said", g)
 	}
 }
 

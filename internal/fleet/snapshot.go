@@ -116,11 +116,19 @@ type GPU struct {
 	// was none.
 	Age *float64 `json:"age_s,omitempty"`
 
-	// Busy is the share of the driver's last sampling window (1/6 s to 1 s)
-	// in which at least one kernel ran: a flag for "in use", not a measure of
-	// load. It does not exist on a GPU in MIG mode.
+	// Health is the agent's verdict on all of the below. Absent from agents
+	// that are older than it.
+	Health Health `json:"health,omitzero"`
+
+	// Busy is the share of time since the sample before in which at least one
+	// kernel ran (where the driver keeps no samples, of its last 1/6 s to 1 s):
+	// a flag for "in use", not a measure of load. It does not exist on a GPU
+	// in MIG mode.
 	Busy     Value    `json:"busy_ratio"`
 	BusyOver []Window `json:"busy_over,omitempty"`
+	// Activity measures load, where the GPU can.
+	Activity Activity `json:"activity,omitzero"`
+	SMOver   []Window `json:"sm_over,omitempty"` // of Activity.SM
 
 	MemoryUsed     Value `json:"memory_used_bytes"`
 	MemoryReserved Value `json:"memory_reserved_bytes"` // by the driver; not part of used
@@ -128,6 +136,30 @@ type GPU struct {
 	Power          Value `json:"power_watts"`
 	Temperature    Value `json:"temperature_celsius"`
 
+	// PowerOver is from the energy counter where there is one, so that its
+	// means are exact.
+	PowerOver  []Window `json:"power_over,omitempty"`
+	PowerLimit Value    `json:"power_limit_watts,omitzero"` // that the driver enforces
+	// Energy is what the GPU used since the driver was loaded, counted on over
+	// resets of it: it never goes down while the agent runs.
+	Energy            Value    `json:"energy_joules,omitzero"`
+	MemoryTemperature Value    `json:"memory_temperature_celsius,omitzero"`
+	Clocks            Clocks   `json:"clocks,omitzero"`
+	Throttle          Throttle `json:"throttle,omitzero"`
+	// Persistence is 1 if the driver keeps the GPU initialised while nobody
+	// uses it, else 0.
+	Persistence Value `json:"persistence_mode,omitzero"`
+
+	XIDs        XIDs     `json:"xids,omitzero"`
+	ECC         ECC      `json:"ecc,omitzero"`
+	Rows        Rows     `json:"remapped_rows,omitzero"`
+	Pages       Pages    `json:"retired_pages,omitzero"`
+	Recovery    Recovery `json:"recovery_action,omitzero"`
+	Fabric      Fabric   `json:"fabric,omitzero"`
+	NVLink      NVLink   `json:"nvlink,omitzero"`
+	PCIeReplays Value    `json:"pcie_replays,omitzero"` // packets sent again since the driver was loaded
+
+	MIG       MIG       `json:"mig,omitzero"`
 	Processes Processes `json:"processes"`
 }
 
@@ -190,6 +222,10 @@ type Process struct {
 	Memory *int64 `json:"memory_bytes,omitempty"` // GPU memory, where the driver tells
 	Alloc  string `json:"alloc_id,omitempty"`     // Nomad allocation; absent if there is none
 	Task   string `json:"task,omitempty"`
+	// MIG is the UUID of the MIG device that it runs on, on a divided GPU.
+	MIG string `json:"mig_uuid,omitempty"`
+	// Foreign is set where the allocation was given other GPUs than this one.
+	Foreign bool `json:"foreign,omitempty"`
 	// Why is why the owner could not be found out, in which case the process
 	// counts as outside.
 	Why string `json:"why,omitempty"`
@@ -276,12 +312,17 @@ func (g GPU) check() error {
 		{"memory_total_bytes", g.MemoryTotal, 0, math.MaxInt64},
 		{"power_watts", g.Power, 0, 1e5},
 		{"temperature_celsius", g.Temperature, -273, 1e3},
+		{"memory_temperature_celsius", g.MemoryTemperature, -273, 1e3},
+		{"power_limit_watts", g.PowerLimit, 0, 1e5},
+		{"energy_joules", g.Energy, 0, math.MaxInt64},
+		{"persistence_mode", g.Persistence, 0, 1},
+		{"pcie_replays", g.PCIeReplays, 0, math.MaxInt64},
 	} {
 		if err := v.value.check(v.min, v.max); err != nil {
 			return fmt.Errorf("%s: %w", v.name, err)
 		}
 	}
-	return nil
+	return g.checkFacts()
 }
 
 func (v Value) check(least, most float64) error {
