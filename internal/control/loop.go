@@ -22,7 +22,7 @@ type World interface {
 	// Observe reads power, Nomad and the agents of all hosts. A host that
 	// could not be read is in the result with unknown parts; the error is for
 	// the case that nothing can be said at all, such as Nomad being down.
-	// Intents are left empty: they are the store's.
+	// Intents, words and times are left empty: they are the store's.
 	Observe(ctx context.Context) (pool.Snapshot, error)
 	// Act does one thing to one host. It is safe to repeat, and returns soon
 	// after ctx ends.
@@ -36,6 +36,10 @@ type Store interface {
 	Want(ctx context.Context) (n int, known bool, err error)
 	// Intents are the last intents, by host ID.
 	Intents(ctx context.Context) (map[string]pool.Intent, error)
+	// Words are what operators said that stands, by host ID.
+	Words(ctx context.Context) (map[string]pool.Said, error)
+	// Times are what was learned of how long hosts take, by class.
+	Times(ctx context.Context) (map[string]pool.Times, error)
 	// Record writes a host's intent, or its outcome, over revision in.Rev and
 	// returns it with its new revision.
 	Record(ctx context.Context, host string, in pool.Intent) (pool.Intent, error)
@@ -60,6 +64,9 @@ type Config struct {
 	// Ambiguous reports whether an act that failed so may have happened, or
 	// may still. The end of its context always counts as ambiguous.
 	Ambiguous func(error) bool
+	// NoCapacity reports whether a power-on failed because the provider has no
+	// host of this kind to give. By default none does.
+	NoCapacity func(error) bool
 }
 
 // Loop runs ticks. It keeps nothing between them.
@@ -73,6 +80,9 @@ func New(cfg Config) *Loop {
 	if cfg.Ambiguous == nil {
 		cfg.Ambiguous = func(error) bool { return true }
 	}
+	if cfg.NoCapacity == nil {
+		cfg.NoCapacity = func(error) bool { return false }
+	}
 	return &Loop{cfg}
 }
 
@@ -85,6 +95,9 @@ type Report struct {
 	Snapshot  pool.Snapshot
 	Decision  pool.Decision
 	Outcomes  []Outcome // one for each action, in order
+	// Learned are the durations that ended since the last tick: what the
+	// store's times are to be added to.
+	Learned []pool.Sample
 }
 
 // Outcome is how one action ended.
@@ -132,12 +145,22 @@ func (l *Loop) see(ctx context.Context) (pool.Snapshot, error) {
 	if err != nil {
 		return pool.Snapshot{}, fmt.Errorf("read the intents: %w", err)
 	}
+	words, err := l.cfg.Store.Words(ctx)
+	if err != nil {
+		return pool.Snapshot{}, fmt.Errorf("read the operators' words: %w", err)
+	}
+	times, err := l.cfg.Store.Times(ctx)
+	if err != nil {
+		return pool.Snapshot{}, fmt.Errorf("read the learned times: %w", err)
+	}
 	s, err := l.cfg.World.Observe(ctx)
 	if err != nil {
 		return pool.Snapshot{}, fmt.Errorf("observe the hosts: %w", err)
 	}
+	s.Times = times
 	for i := range s.Hosts {
-		s.Hosts[i].Intent = intents[s.Hosts[i].Host.ID]
+		id := s.Hosts[i].Host.ID
+		s.Hosts[i].Intent, s.Hosts[i].Said = intents[id], words[id]
 	}
 	return s, nil
 }

@@ -23,6 +23,8 @@ type site struct {
 	want    int
 	known   bool
 	intents map[string]pool.Intent
+	words   map[string]pool.Said
+	times   map[string]pool.Times
 	rev     uint64
 	log     []string
 	until   time.Time
@@ -120,6 +122,10 @@ func (s *site) Intents(context.Context) (map[string]pool.Intent, error) {
 	}
 	return m, nil
 }
+
+func (s *site) Words(context.Context) (map[string]pool.Said, error) { return s.words, nil }
+
+func (s *site) Times(context.Context) (map[string]pool.Times, error) { return s.times, nil }
 
 func (s *site) Record(_ context.Context, host string, in pool.Intent) (pool.Intent, error) {
 	if in.SettledAt.IsZero() {

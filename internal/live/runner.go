@@ -316,6 +316,12 @@ func (s store) Intents(ctx context.Context) (map[string]pool.Intent, error) {
 	return s.r.records.Intents(ctx)
 }
 
+// Words are not kept yet.
+func (s store) Words(context.Context) (map[string]pool.Said, error) { return nil, nil }
+
+// Times are not kept yet.
+func (s store) Times(context.Context) (map[string]pool.Times, error) { return nil, nil }
+
 func (s store) Record(ctx context.Context, host string, in pool.Intent) (pool.Intent, error) {
 	if in.SettledAt.IsZero() {
 		return s.r.records.Intend(ctx, s.r.lease, host, in)

@@ -117,6 +117,9 @@ type Alloc struct {
 	Job  string
 	Type string // Nomad's job type: service or batch
 	GPUs int
+	// Since is when it was placed, which is how much of it would be lost. Zero
+	// if not known, which counts as long ago.
+	Since time.Time
 }
 
 // Agent is what the gpupool agent on the host says.
@@ -155,6 +158,9 @@ type Seen struct {
 	NodeAt   time.Time
 	Agent    Agent
 	AgentAt  time.Time
+	// Self is set when the process that decides runs on this host. It is never
+	// taken out of service: nobody would be left to bring it back.
+	Self bool
 }
 
 // Word is what an operator said about one host. It stands until the operator
@@ -259,6 +265,9 @@ type Intent struct {
 	// Ambiguous is set when nobody knows whether the act happened or may
 	// still happen: a BMC can execute a command that timed out seconds later.
 	Ambiguous bool `json:"ambiguous,omitempty"`
+	// NoCapacity is set when a power-on was refused because the provider has
+	// no host of this kind to give.
+	NoCapacity bool `json:"no_capacity,omitempty"`
 
 	// Rev is the store's revision of this record, for check-and-set. Zero
 	// means that there is no record yet.
@@ -268,12 +277,18 @@ type Intent struct {
 // Ledger is what is carried from a host's one intent to the next.
 type Ledger struct {
 	OnAt  time.Time `json:"on_at,omitzero"`  // when it was last told to power on
-	OffAt time.Time `json:"off_at,omitzero"` // when it was last asked to shut down
+	OffAt time.Time `json:"off_at,omitzero"` // when it was last told to go off
+	// JoinedAt is when its Nomad client was first seen to have registered
+	// after a power-on; before OnAt if it has not since the last one.
+	JoinedAt time.Time `json:"joined_at,omitzero"`
 	// FailedBoots counts the power-ons in a row that did not end in service.
 	FailedBoots int `json:"failed_boots,omitempty"`
 	// Cycles counts the power-ons of the day CyclesOn, a date in UTC.
 	Cycles   int    `json:"cycles,omitempty"`
 	CyclesOn string `json:"cycles_on,omitempty"`
+	// Refusals counts the power-ons in a row that the provider refused hosts of
+	// this class for want of capacity, before the last one.
+	Refusals int `json:"refusals,omitempty"`
 }
 
 // cyclesToday is the number of power-ons on the day of now.
@@ -318,7 +333,8 @@ type Ask struct {
 type Snapshot struct {
 	At    time.Time // when the sweep ended
 	Hosts []View
-	Asks  []Ask // work that waits; it says which class to power on, not how many
+	Asks  []Ask            // work that waits; it says which class to power on, not how many
+	Times map[string]Times // how long hosts take, by class, as far as it was learned
 }
 
 // name indexes names by a small enumeration.

@@ -27,6 +27,8 @@ type Status struct {
 	GPUs     int
 	GPUsBusy int
 	Power    Power
+	Class    string
+	Watts    float64 // estimated draw, by its class; 0 if off or not known
 }
 
 // Decision is the answer of one tick: what to do, and how things stand.

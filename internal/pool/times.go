@@ -1,12 +1,16 @@
 package pool
 
-import "time"
+import (
+	"math"
+	"slices"
+	"time"
+)
 
 // Times are how long hosts of one class really took, learned from what the
 // loop saw happen.
 type Times struct {
 	Boot  Took `json:"boot"`  // from power-on to in service
-	Drain Took `json:"drain"` // from made ineligible to drained
+	Drain Took `json:"drain"` // from the begin of a drain to a node without work
 	Stop  Took `json:"stop"`  // from soft off to a chassis that reads off
 }
 
@@ -29,4 +33,48 @@ func (t Took) Add(d time.Duration) Took {
 	}
 	last := append(append([]float64(nil), t.Last...), d.Seconds())
 	return Took{Last: last[max(0, len(last)-MaxTook):]}
+}
+
+// Quantile is the q-quantile, 0 < q <= 1, of the latest durations, by nearest
+// rank: the smallest of them that at least the fraction q of all do not exceed.
+// It is 0 if there are none.
+func (t Took) Quantile(q float64) time.Duration {
+	if len(t.Last) == 0 {
+		return 0
+	}
+	sorted := slices.Sorted(slices.Values(t.Last))
+	rank := int(math.Ceil(q * float64(len(sorted))))
+	return time.Duration(sorted[min(max(rank, 1), len(sorted))-1] * float64(time.Second))
+}
+
+// Stage is a part of a host's life whose duration is learned.
+type Stage int
+
+// The stages that there are.
+const (
+	StageBoot  Stage = iota // see [Times.Boot]
+	StageDrain              // see [Times.Drain]
+	StageStop               // see [Times.Stop]
+)
+
+func (s Stage) String() string { return name(int(s), "boot", "drain", "stop") }
+
+// Sample is one duration that has ended.
+type Sample struct {
+	Host, Class string
+	Stage       Stage
+	Took        time.Duration
+}
+
+// Add returns what is known after one more. It changes nothing of t.
+func (t Times) Add(s Sample) Times {
+	switch s.Stage {
+	case StageBoot:
+		t.Boot = t.Boot.Add(s.Took)
+	case StageDrain:
+		t.Drain = t.Drain.Add(s.Took)
+	case StageStop:
+		t.Stop = t.Stop.Add(s.Took)
+	}
+	return t
 }

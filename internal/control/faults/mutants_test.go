@@ -79,7 +79,7 @@ var rules = []mutant{
 	{rule: "the lease before each act", file: loop, old: `if !held || g != gen || until.Sub(now) < l.cfg.ActTimeout {`, new: `if _ = gen; false && held && g == 0 && until.IsZero() {`},
 	{rule: "record before act", file: loop, old: "	intent, err := l.cfg.Store.Record(ctx, a.Host, intent)\n	if err != nil {", new: "	intent, err := l.cfg.Store.Record(ctx, a.Host, intent)\n	if false && err != nil {"},
 	{rule: "acts end in time", file: loop, old: `ctx, cancel := context.WithTimeout(ctx, l.cfg.ActTimeout)`, new: `ctx, cancel := context.WithTimeout(ctx, 20*l.cfg.ActTimeout)`},
-	{rule: "memory is read before sight", file: loop, old: `s.Hosts[i].Intent = intents[s.Hosts[i].Host.ID]`, new: `s.Hosts[i].Intent = intents[s.Hosts[0].Host.ID]`},
+	{rule: "memory is read before sight", file: loop, old: `id := s.Hosts[i].Host.ID`, new: `id := s.Hosts[0].Host.ID`},
 }
 
 // laws are those of Check. Reconcile keeps them too, so what notices that one

@@ -235,6 +235,10 @@ func (p *proc) Intents(ctx context.Context) (map[string]pool.Intent, error) {
 	return p.w.mem.Intents(ctx)
 }
 
+func (p *proc) Words(context.Context) (map[string]pool.Said, error) { return nil, nil }
+
+func (p *proc) Times(context.Context) (map[string]pool.Times, error) { return nil, nil }
+
 func (p *proc) Record(ctx context.Context, host string, in pool.Intent) (pool.Intent, error) {
 	open := in.SettledAt.IsZero()
 	if open {
