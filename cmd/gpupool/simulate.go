@@ -18,6 +18,7 @@ import (
 	"github.com/gpupool/gpupool/internal/sim"
 	"github.com/gpupool/gpupool/internal/sim/htmlreport"
 	"github.com/gpupool/gpupool/internal/sim/logtrace"
+	"github.com/gpupool/gpupool/internal/sim/policyfile"
 	"github.com/gpupool/gpupool/internal/sim/promtrace"
 )
 
@@ -50,6 +51,7 @@ Without arguments it replays a generated week. Nothing is contacted or changed.`
 		Example: `  gpupool simulate
   gpupool simulate --trace last-month.csv --lead 10m --peak 12
   gpupool simulate --policy predictive --policy tracking-queue --front
+  gpupool simulate --policy predictive --policy my-policy.hcl
   gpupool simulate --trace last-month.csv --json > result.json`,
 		Args:          cobra.NoArgs,
 		SilenceUsage:  true,
@@ -65,7 +67,7 @@ Without arguments it replays a generated week. Nothing is contacted or changed.`
 func (f *simulateFlags) register(cmd *cobra.Command) {
 	fl := cmd.Flags()
 	fl.StringVar(&f.trace, "trace", "", "demand to replay: CSV offset_s,arrivals[,input_tokens,output_tokens], JSON lines, or a decision log; - is stdin (default: a generated week)")
-	fl.StringArrayVar(&f.policies, "policy", []string{"all"}, "policy to try, may be repeated: all, "+strings.Join(policyNames(), ", "))
+	fl.StringArrayVar(&f.policies, "policy", []string{"all"}, "policy to try, may be repeated: all, a scaling policy `FILE.hcl`, "+strings.Join(policyNames(), ", "))
 	f.registerWorld(cmd)
 	fl.BoolVar(&f.json, "json", false, "write JSON, the stable form in docs/reference/simulate.md")
 	fl.StringVar(&f.html, "html", "", "write a self-contained report to `FILE`")
@@ -179,18 +181,30 @@ func timelineStep(d time.Duration) time.Duration {
 func (f *simulateFlags) specs() ([]sim.Spec, error) {
 	var specs []sim.Spec
 	seen := map[string]bool{}
-	for _, name := range f.policies {
-		if name == "all" {
-			return sim.Policies(), nil
-		}
-		s, ok := sim.Lookup(name)
-		if !ok {
-			return nil, fmt.Errorf("--policy %q: there is no such policy; there are all, %s", name, strings.Join(policyNames(), ", "))
-		}
-		if !seen[name] {
+	add := func(s sim.Spec) {
+		if !seen[s.Name] {
 			specs = append(specs, s)
 		}
-		seen[name] = true
+		seen[s.Name] = true
+	}
+	for _, name := range f.policies {
+		s, known := sim.Lookup(name)
+		switch {
+		case name == "all":
+			for _, s := range sim.Policies() {
+				add(s)
+			}
+		case known:
+			add(s)
+		case strings.HasSuffix(name, ".hcl"):
+			s, err := policyfile.Load(name)
+			if err != nil {
+				return nil, fmt.Errorf("--policy: %w", err)
+			}
+			add(s)
+		default:
+			return nil, fmt.Errorf("--policy %q: there is no such policy; there are all, FILE.hcl, %s", name, strings.Join(policyNames(), ", "))
+		}
 	}
 	if len(specs) == 0 {
 		return nil, errors.New("--policy: none given")

@@ -79,6 +79,25 @@ func TestSimulateJSONHasTheDocumentedMembers(t *testing.T) {
 	}
 }
 
+// What gpupool tune writes, and what people copy from jobs/policies, can be
+// simulated as it is, beside any other policy.
+func TestSimulateTakesPolicyFiles(t *testing.T) {
+	mine := write(t, "mine.hcl", "strategy \"gpupool\" {\n  wear = \"1h\"\n}\n")
+	out, err := simulate(t, "--trace", fiveHours(t), "--policy", "tracking", "--policy", mine, "--policy", "../../jobs/policies/gpu-hosts.hcl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"tracking", "mine.hcl", "gpu-hosts.hcl"} {
+		if !strings.Contains(out, name) {
+			t.Errorf("%s is not in:\n%s", name, out)
+		}
+	}
+	bad := write(t, "bad.hcl", "strategy \"gpupool\" {\n  slo = 99\n}\n")
+	if _, err := simulate(t, "--policy", bad); err == nil || !strings.Contains(err.Error(), "--policy: bad.hcl:2: ") {
+		t.Errorf("error %v", err)
+	}
+}
+
 func TestSimulateWritesAReport(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "report.html")
 	if _, err := simulate(t, "--trace", fiveHours(t), "--policy", "tracking", "--html", name); err != nil {
@@ -101,7 +120,7 @@ func TestSimulateSaysWhatIsWrong(t *testing.T) {
 		args []string
 		want string
 	}{
-		{[]string{"--policy", "magic"}, `--policy "magic": there is no such policy; there are all, predictive, `},
+		{[]string{"--policy", "magic"}, `--policy "magic": there is no such policy; there are all, FILE.hcl, predictive, `},
 		{[]string{"--trace", "/no/such/file"}, "--trace: open /no/such/file"},
 		{[]string{"--trace", write(t, "bad.csv", "0,1\n60,x\n")}, `bad.csv:2: invalid trace: arrivals "x" is not a number`},
 		{[]string{"--trace", "x", "--prometheus", "http://127.0.0.1:1"}, "give one"},

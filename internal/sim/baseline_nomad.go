@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"cmp"
 	"strconv"
 	"time"
 
@@ -37,12 +38,13 @@ const (
 // cooldown ends; targets stay ready while replicas start, which those of clouds
 // do not.
 type nomadAgent struct {
-	name   string
-	setup  Setup
-	metric nomadMetric
-	checks []nomadCheck
-	busy   time.Time // until when the policy is in cooldown
-	points sdk.TimestampedMetrics
+	name     string
+	setup    Setup
+	metric   nomadMetric
+	checks   []nomadCheck
+	cooldown time.Duration // 0 is the agent's default
+	busy     time.Time     // until when the policy is in cooldown
+	points   sdk.TimestampedMetrics
 }
 
 // nomadMetric is what the query says of the sample at t, 1 being all of the
@@ -86,7 +88,7 @@ func (a *nomadAgent) Decide(now time.Time, o Observation) plan.Decision {
 	case now.Before(a.busy):
 		return stay("policy still on cooldown")
 	}
-	a.busy = now.Add(nomadCooldown)
+	a.busy = now.Add(cmp.Or(a.cooldown, nomadCooldown))
 	return plan.Decision{Count: int(winner.Count), Rule: "nomad", Reason: winner.Reason}
 }
 

@@ -1,10 +1,5 @@
 package sim
 
-import (
-	"github.com/hashicorp/go-hclog"
-	targetvalue "github.com/hashicorp/nomad-autoscaler/plugins/builtin/strategy/target-value/plugin"
-)
-
 // newTargetValue returns Nomad Autoscaler's own target-value strategy, with its
 // dead band of 1 %. The knob is the target, as a share of the ready replicas'
 // slots.
@@ -20,7 +15,7 @@ import (
 // counts who waits orders a queue again while its replicas start.
 func newTargetValue(name string, metric nomadMetric) func(Setup) Policy {
 	return func(s Setup) Policy {
-		plugin := targetvalue.NewTargetValuePlugin(hclog.NewNullLogger())
+		plugin := nomadStrategies["target-value"]()
 		return &nomadAgent{name: name, setup: s, metric: metric, checks: []nomadCheck{
 			newNomadCheck("target-value", plugin, map[string]string{"target": decimal(100 * s.Knob)}),
 		}}

@@ -1,10 +1,5 @@
 package sim
 
-import (
-	"github.com/hashicorp/go-hclog"
-	"github.com/hashicorp/nomad-autoscaler/plugins/builtin/strategy/threshold/plugin"
-)
-
 // newThreshold returns Nomad Autoscaler's own threshold strategy on the
 // utilization of the ready replicas: from the knob up the pool grows, from 20
 // points below it down the pool shrinks, where within_bounds_trigger points of
@@ -15,7 +10,7 @@ import (
 // of a dozen tried, for one setting over several traces.
 func newThreshold(s Setup) Policy {
 	check := func(name string, config map[string]string) nomadCheck {
-		return newNomadCheck(name, plugin.NewThresholdPlugin(hclog.NewNullLogger()), config)
+		return newNomadCheck(name, nomadStrategies["threshold"](), config)
 	}
 	return &nomadAgent{name: "nomad-threshold", setup: s, metric: utilization, checks: []nomadCheck{
 		check("high", map[string]string{"lower_bound": decimal(100 * s.Knob), "percentage": "30"}),

@@ -31,12 +31,18 @@ func newPredictiveBy(s Setup, r plan.Rules) Policy {
 }
 
 // Predictive returns the policy called predictive with rules of the caller's:
-// set changes those that follow from the world.
+// set changes those that follow from the world. Its knob multiplies the share
+// of late work that they allow.
 func Predictive(set func(*plan.Rules)) Spec {
 	spec, _ := Lookup("predictive")
 	spec.New = func(s Setup) Policy {
+		knob := s.Knob
+		s.Knob = 1
 		r := predictiveRules(s)
 		set(&r)
+		if knob != 1 {
+			r.SLO = 1 - (1-r.SLO)*knob
+		}
 		return newPredictiveBy(s, r)
 	}
 	return spec
