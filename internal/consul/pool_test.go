@@ -45,6 +45,34 @@ func TestStoreInMemory(t *testing.T) {
 	})
 }
 
+// A word that cannot be read holds its host, and nobody else's.
+func TestCorruptWordHolds(t *testing.T) {
+	t.Parallel()
+	agent := consultest.Start(t)
+	p := client(t, agent).Pool("h100")
+	if _, err := p.Say(t.Context(), "gpu1", pool.Said{Word: pool.WordOn, By: "ann", At: at}); err != nil {
+		t.Fatal(err)
+	}
+	for host, value := range map[string]string{"gpu2": `{"word":"offf","at":"2026-03-29T01:59:59Z"}`, "gpu3": `{"word":"off"}`, "": ""} {
+		if _, err := agent.Client().KV().Put(&api.KVPair{Key: "gpupool/v1/pools/h100/said/" + host, Value: []byte(value)}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	words, err := p.Words(t.Context())
+	if err != nil || len(words) != 3 {
+		t.Fatalf("got %v, %v", words, err)
+	}
+	for host, want := range map[string]pool.Word{"gpu1": pool.WordOn, "gpu2": pool.WordHold, "gpu3": pool.WordHold} {
+		if got := words[host]; got.Word != want || got.Rev == 0 || want == pool.WordHold && !strings.Contains(got.Reason, "said/"+host) {
+			t.Errorf("%s: got %+v, want %s", host, got, want)
+		}
+	}
+	// It can be said anew, or taken back.
+	if _, err := p.Say(t.Context(), "gpu2", pool.Said{Rev: words["gpu2"].Rev}); err != nil {
+		t.Error(err)
+	}
+}
+
 // A value that gpupool did not write is an error that names its key and the
 // mend, whatever it is.
 func TestCorruptRecords(t *testing.T) {
@@ -55,6 +83,7 @@ func TestCorruptRecords(t *testing.T) {
 		"want":         func() error { _, err := p.Want(t.Context()); return err },
 		"intents/gpu1": func() error { _, err := p.Intents(t.Context()); return err },
 		"status":       func() error { _, err := p.Status(t.Context()); return err },
+		"times":        func() error { _, err := p.Times(t.Context()); return err },
 	}
 	for _, value := range []string{
 		"",

@@ -20,6 +20,8 @@ type Memory struct {
 	gen     uint64
 	want    *consul.Want
 	intents map[string]pool.Intent
+	words   map[string]pool.Said
+	times   map[string]pool.Times
 }
 
 // Lease grants the pool's lease until the time given, and fences every lease
@@ -131,6 +133,66 @@ func (m *Memory) put(ctx context.Context, l *consul.Lease, host string, in pool.
 	}
 	m.intents[host] = stored
 	return in, nil
+}
+
+// Words is the same as [consul.Pool.Words].
+func (m *Memory) Words(ctx context.Context) (map[string]pool.Said, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return maps.Clone(m.words), ctx.Err()
+}
+
+// Say is the same as [consul.Pool.Say].
+func (m *Memory) Say(ctx context.Context, host string, s pool.Said) (pool.Said, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case ctx.Err() != nil:
+		return pool.Said{}, ctx.Err()
+	case s.Word != pool.WordNone && s.At.IsZero():
+		return pool.Said{}, fmt.Errorf("word on host %s: no time", host)
+	case s.Rev != m.words[host].Rev:
+		return pool.Said{}, fmt.Errorf("word on host %s over revision %d, not %d: %w", host, s.Rev, m.words[host].Rev, consul.ErrStale)
+	case s.Word == pool.WordNone:
+		delete(m.words, host)
+		return pool.Said{}, nil
+	}
+	stored, err := reread(s)
+	if err != nil {
+		return pool.Said{}, err
+	}
+	m.rev++
+	stored.Rev, s.Rev = m.rev, m.rev
+	if m.words == nil {
+		m.words = make(map[string]pool.Said)
+	}
+	m.words[host] = stored
+	return s, nil
+}
+
+// Times is the same as [consul.Pool.Times].
+func (m *Memory) Times(ctx context.Context) (map[string]pool.Times, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return maps.Clone(m.times), ctx.Err()
+}
+
+// PutTimes is the same as [consul.Pool.PutTimes].
+func (m *Memory) PutTimes(ctx context.Context, l *consul.Lease, classes map[string]pool.Times) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if hold, _ := l.Held(time.Time{}); hold.Gen == 0 || hold.Gen != m.gen {
+		return fmt.Errorf("times: %w", consul.ErrFenced)
+	}
+	stored, err := reread(classes)
+	if err != nil {
+		return err
+	}
+	m.times = stored
+	return nil
 }
 
 // reread is what a record is after it was written and read again.

@@ -24,6 +24,10 @@ type Store interface {
 	Intents(ctx context.Context) (map[string]pool.Intent, error)
 	Intend(ctx context.Context, l *consul.Lease, host string, in pool.Intent) (pool.Intent, error)
 	Settle(ctx context.Context, l *consul.Lease, host string, in pool.Intent) (pool.Intent, error)
+	Words(ctx context.Context) (map[string]pool.Said, error)
+	Say(ctx context.Context, host string, s pool.Said) (pool.Said, error)
+	Times(ctx context.Context) (map[string]pool.Times, error)
+	PutTimes(ctx context.Context, l *consul.Lease, classes map[string]pool.Times) error
 }
 
 var (
@@ -57,6 +61,9 @@ func Run(t *testing.T, newSubject func(t *testing.T) Subject) {
 		{"an intent of another generation is fenced", otherGeneration},
 		{"without the lease nothing is recorded", withoutLease},
 		{"an outcome is recorded under a later generation", settleLater},
+		{"a word stands until it is taken back", words},
+		{"a stale word is refused", staleWord},
+		{"times are read as they were written", timesRoundTrip},
 		{"an ended context ends the call", endedContext},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, newSubject(t)) })
@@ -69,6 +76,12 @@ func beginsEmpty(t *testing.T, s Subject) {
 	}
 	if in, err := s.Intents(t.Context()); err != nil || len(in) != 0 {
 		t.Errorf("Intents: got %v, %v", in, err)
+	}
+	if words, err := s.Words(t.Context()); err != nil || len(words) != 0 {
+		t.Errorf("Words: got %v, %v", words, err)
+	}
+	if times, err := s.Times(t.Context()); err != nil || len(times) != 0 {
+		t.Errorf("Times: got %v, %v", times, err)
 	}
 }
 
@@ -250,6 +263,81 @@ func settleLater(t *testing.T, s Subject) {
 	}
 }
 
+func words(t *testing.T, s Subject) {
+	hold := pool.Said{Word: pool.WordHold, Reason: "fan 3 is loud", By: "ann@desk", At: at}
+	said, err := s.Say(t.Context(), "h1", hold)
+	if err != nil || said.Rev == 0 {
+		t.Fatalf("got %+v, %v", said, err)
+	}
+	hold.Rev = said.Rev
+	same(t, "Say", said, hold)
+	got, err := s.Words(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	same(t, "Words", got, map[string]pool.Said{"h1": hold})
+
+	on := said
+	on.Word = pool.WordOn
+	if on, err = s.Say(t.Context(), "h1", on); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Say(t.Context(), "h1", pool.Said{Rev: on.Rev}); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.Words(t.Context()); err != nil || len(got) != 0 {
+		t.Errorf("after it was taken back: %v, %v", got, err)
+	}
+	if _, err := s.Say(t.Context(), "h1", pool.Said{}); err != nil {
+		t.Errorf("taken back twice: %v", err)
+	}
+}
+
+func staleWord(t *testing.T, s Subject) {
+	first, err := s.Say(t.Context(), "h1", pool.Said{Word: pool.WordHold, By: "ann", At: at})
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := first
+	second.By = "bob"
+	if _, err := s.Say(t.Context(), "h1", second); err != nil {
+		t.Fatal(err)
+	}
+	for what, stale := range map[string]pool.Said{
+		"a word over a newer one":      {Word: pool.WordOff, By: "ann", At: at, Rev: first.Rev},
+		"a first word where there is":  {Word: pool.WordOff, By: "ann", At: at},
+		"an older word, taken back":    {Rev: first.Rev},
+		"a word that is none, no time": {Word: pool.WordOff, By: "ann", Rev: first.Rev},
+	} {
+		if _, err := s.Say(t.Context(), "h1", stale); err == nil || !stale.At.IsZero() && !errors.Is(err, consul.ErrStale) {
+			t.Errorf("%s: got %v, want ErrStale", what, err)
+		}
+	}
+	if got, err := s.Words(t.Context()); err != nil || got["h1"].By != "bob" {
+		t.Errorf("after refused writes: got %+v, %v", got, err)
+	}
+}
+
+func timesRoundTrip(t *testing.T, s Subject) {
+	old, _ := lease(t, s)
+	l, _ := lease(t, s)
+	times := map[string]pool.Times{
+		"":     {Boot: pool.Took{Last: []float64{31.25, 30}}},
+		"h100": {Drain: pool.Took{Last: []float64{0.5}}, Stop: pool.Took{Last: []float64{7}}},
+	}
+	if err := s.PutTimes(t.Context(), old, times); !errors.Is(err, consul.ErrFenced) {
+		t.Errorf("PutTimes of a former holder: got %v, want ErrFenced", err)
+	}
+	if err := s.PutTimes(t.Context(), l, times); err != nil {
+		t.Fatal(err)
+	}
+	got, err := s.Times(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	same(t, "Times", got, times)
+}
+
 func endedContext(t *testing.T, s Subject) {
 	l, gen := lease(t, s)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -261,6 +349,13 @@ func endedContext(t *testing.T, s Subject) {
 		"Intents": func() error { _, err := s.Intents(ctx); return err },
 		"Intend":  func() error { _, err := s.Intend(ctx, l, "h1", in); return err },
 		"Settle":  func() error { _, err := s.Settle(ctx, l, "h1", in); return err },
+		"Words":   func() error { _, err := s.Words(ctx); return err },
+		"Say": func() error {
+			_, err := s.Say(ctx, "h1", pool.Said{Word: pool.WordOn, At: at})
+			return err
+		},
+		"Times":    func() error { _, err := s.Times(ctx); return err },
+		"PutTimes": func() error { return s.PutTimes(ctx, l, map[string]pool.Times{}) },
 	} {
 		if err := call(); !errors.Is(err, context.Canceled) {
 			t.Errorf("%s: got %v, want context.Canceled", name, err)
