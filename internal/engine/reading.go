@@ -1,0 +1,520 @@
+package engine
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+)
+
+// Bounds on what a server may say. An exposition beyond the first three is
+// refused as a whole.
+const (
+	MaxBytes  = 4 << 20  // of an exposition or a document
+	MaxLine   = 16 << 10 // bytes of a line
+	MaxLines  = 50_000
+	maxSeries = 1024 // of one metric
+	maxBounds = 256  // buckets of a histogram
+	maxModels = 8
+	maxName   = 256 // bytes of a model's name
+)
+
+// Flaw names something wrong with what a server said. The measure that it is
+// about is absent then.
+type Flaw string
+
+// The flaws.
+const (
+	FlawNotANumber Flaw = "not_a_number" // NaN or infinite
+	FlawNegative   Flaw = "negative"
+	FlawTooLarge   Flaw = "too_large"  // beyond what the measure can be
+	FlawDuplicate  Flaw = "duplicate"  // two series with the same labels and different values
+	FlawSeries     Flaw = "series"     // more series or buckets than are read
+	FlawType       Flaw = "type"       // another type of metric than the measure's
+	FlawHistogram  Flaw = "histogram"  // buckets that do not grow, or none for infinity
+	FlawReset      Flaw = "reset"      // a counter that went back: the server started anew
+	FlawExposition Flaw = "exposition" // not in the format that was expected, or out of bounds
+	FlawScrape     Flaw = "scrape"     // no answer, or none that could be used
+)
+
+// Flaws says what each flaw is, in the order of the reference page.
+var Flaws = []struct {
+	Flaw Flaw
+	Doc  string
+}{
+	{FlawScrape, "No answer in time, or another than 200. The load keeps its last values, which grow stale."},
+	{FlawExposition, "The answer is not in Prometheus' text format, or no JSON, or beyond 4 MiB, 50,000 lines or 16 KiB a line. Nothing of it is taken."},
+	{FlawNotANumber, "A value is NaN or infinite. The measure is absent."},
+	{FlawNegative, "A value is below zero. The measure is absent."},
+	{FlawTooLarge, "A value is beyond what it can be, as a share above 1. The measure is absent."},
+	{FlawDuplicate, "Two series have the same labels and different values. The measure is absent."},
+	{FlawSeries, "A metric has more than 1,024 series, or a histogram more than 256 buckets. The measure is absent."},
+	{FlawType, "A metric is of another type than it should be. The measure is absent."},
+	{FlawHistogram, "The buckets of a histogram do not grow, or there is none for infinity. The measure is absent."},
+	{FlawReset, "A counter went back, as when a server starts anew. Its window starts anew too."},
+}
+
+// Reading is what one exposition or document says.
+type Reading struct {
+	Gauges     map[Measure]float64
+	Counters   map[Measure]float64
+	Histograms map[Measure]Buckets
+	Models     []string     // that labels name, sorted
+	Names      []string     // of all metrics, if they were asked for, sorted
+	Flaws      map[Flaw]int // what was left out, and how often
+}
+
+// Buckets are a cumulative histogram: so many observations up to each bound,
+// in seconds. The last bound is infinite.
+type Buckets struct {
+	Bounds []float64
+	Counts []float64
+}
+
+func newReading() Reading {
+	return Reading{
+		Gauges: map[Measure]float64{}, Counters: map[Measure]float64{}, Histograms: map[Measure]Buckets{},
+		Flaws: map[Flaw]int{},
+	}
+}
+
+// ParseExposition reads the measures of a profile from Prometheus' text
+// format. An error means that nothing can be taken from it.
+func ParseExposition(r io.Reader, p Profile) (Reading, error) {
+	wanted := map[string]bool{} // names of metrics
+	for _, selectors := range p.From {
+		for _, s := range selectors {
+			wanted[s.Name] = true
+		}
+	}
+	text, _, err := sift(r, wanted, false)
+	if err != nil {
+		return Reading{}, err
+	}
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(bytes.NewReader(text))
+	if err != nil {
+		return Reading{}, fmt.Errorf("not Prometheus' text format: %w", err)
+	}
+	reading := newReading()
+	models := map[string]bool{}
+	for _, m := range Measures {
+		for _, s := range p.From[m.Measure] {
+			series := s.series(families[s.Name])
+			if len(series) == 0 {
+				continue
+			}
+			for _, one := range series {
+				noteModel(models, one, p.ModelLabels)
+			}
+			reading.take(m.Measure, s, families[s.Name].GetType(), series)
+			break
+		}
+	}
+	reading.Models = names(models)
+	return reading, nil
+}
+
+// ParseNames reads the names of all metrics in an exposition.
+func ParseNames(r io.Reader) ([]string, error) {
+	_, seen, err := sift(r, nil, true)
+	return seen, err
+}
+
+// sift passes the lines of the wanted metrics on, without exemplars, which
+// expfmt does not know. It reads every line and parses none: most servers say
+// far more than is wanted.
+func sift(r io.Reader, wanted map[string]bool, collect bool) (text []byte, seen []string, err error) {
+	lines := bufio.NewReaderSize(io.LimitReader(r, MaxBytes+1), MaxLine)
+	var out bytes.Buffer
+	names := map[string]bool{}
+	total := 0
+	for n := 1; ; n++ {
+		line, err := lines.ReadSlice('\n')
+		total += len(line)
+		switch {
+		case total > MaxBytes:
+			return nil, nil, fmt.Errorf("more than %d bytes", MaxBytes)
+		case n > MaxLines:
+			return nil, nil, fmt.Errorf("more than %d lines", MaxLines)
+		case errors.Is(err, bufio.ErrBufferFull):
+			return nil, nil, fmt.Errorf("line %d has more than %d bytes", n, MaxLine)
+		case err != nil && !errors.Is(err, io.EOF):
+			return nil, nil, err
+		}
+		name, metric := metricOf(line)
+		if collect && len(name) > 0 && len(names) < maxSeries {
+			names[string(name)] = true
+		}
+		if wanted[string(metric)] || wanted[string(name)] {
+			out.Write(bytes.TrimRight(withoutExemplar(line), " \t\r\n"))
+			out.WriteByte('\n')
+		}
+		if err != nil {
+			break
+		}
+	}
+	for n := range names {
+		seen = append(seen, n)
+	}
+	slices.Sort(seen)
+	return out.Bytes(), seen, nil
+}
+
+// metricOf is the name that a line is about, and the metric that it would be
+// of if it were a line of a histogram. Comments other than types are about
+// none.
+func metricOf(line []byte) (name, metric []byte) {
+	if rest, ok := bytes.CutPrefix(line, []byte("# TYPE ")); ok {
+		line = rest
+	} else if bytes.HasPrefix(line, []byte("#")) {
+		return nil, nil
+	}
+	end := bytes.IndexAny(line, "{ \t\r\n")
+	if end < 0 {
+		end = len(line)
+	}
+	name = line[:end]
+	for _, suffix := range []string{"_bucket", "_count", "_sum"} {
+		if cut, ok := bytes.CutSuffix(name, []byte(suffix)); ok {
+			return name, cut
+		}
+	}
+	return name, name
+}
+
+// withoutExemplar cuts off what follows the value after a #, as OpenMetrics
+// allows.
+func withoutExemplar(line []byte) []byte {
+	if bytes.HasPrefix(line, []byte("#")) {
+		return line
+	}
+	quoted := false
+	for i := 0; i < len(line); i++ {
+		switch {
+		case quoted && line[i] == '\\':
+			i++
+		case line[i] == '"':
+			quoted = !quoted
+		case !quoted && line[i] == '#':
+			return line[:i]
+		}
+	}
+	return line
+}
+
+// series are those of a metric that a selector picks.
+func (s Selector) series(family *dto.MetricFamily) []*dto.Metric {
+	var picked []*dto.Metric
+	for _, m := range family.GetMetric() {
+		if s.picks(m) {
+			picked = append(picked, m)
+		}
+	}
+	return picked
+}
+
+func (s Selector) picks(m *dto.Metric) bool {
+	for label, value := range s.Match {
+		if !slices.ContainsFunc(m.GetLabel(), func(l *dto.LabelPair) bool { return l.GetName() == label && l.GetValue() == value }) {
+			return false
+		}
+	}
+	return true
+}
+
+func noteModel(models map[string]bool, m *dto.Metric, labels []string) {
+	for _, l := range m.GetLabel() {
+		if slices.Contains(labels, l.GetName()) && l.GetValue() != "" && len(models) < maxModels {
+			models[l.GetValue()] = true
+		}
+	}
+}
+
+// names are those of a set, sorted, none of them longer than is bearable.
+func names(set map[string]bool) []string {
+	var list []string
+	for n := range set {
+		if len(n) <= maxName {
+			list = append(list, n)
+		}
+	}
+	slices.Sort(list)
+	return list
+}
+
+// take folds series into a measure, unless one of them is flawed.
+func (r *Reading) take(m Measure, s Selector, t dto.MetricType, series []*dto.Metric) {
+	if len(series) > maxSeries {
+		r.Flaws[FlawSeries]++
+		return
+	}
+	kind, most := kindOf(m)
+	if kind == Histogram {
+		r.histogram(m, s, t, series)
+		return
+	}
+	values := map[string]float64{}
+	for _, one := range series {
+		value, ok := number(one)
+		if !ok {
+			r.Flaws[FlawType]++
+			return
+		}
+		key := signature(one)
+		if before, there := values[key]; there && before != value {
+			r.Flaws[FlawDuplicate]++
+			return
+		}
+		values[key] = value
+	}
+	var list []float64
+	for _, v := range values {
+		list = append(list, v*cmp.Or(s.Scale, 1))
+	}
+	r.number(m, kind, most, s.Fold, list)
+}
+
+// number folds values into a gauge or a counter, unless one of them is flawed.
+func (r *Reading) number(m Measure, kind Kind, most float64, fold Fold, values []float64) {
+	for _, v := range values {
+		switch {
+		case math.IsNaN(v) || math.IsInf(v, 0):
+			r.Flaws[FlawNotANumber]++
+			return
+		case v < 0:
+			r.Flaws[FlawNegative]++
+			return
+		}
+	}
+	slices.Sort(values) // so that the sum does not depend on their order
+	folded := 0.0
+	switch fold {
+	case Max:
+		folded = values[len(values)-1]
+	case Min:
+		folded = values[0]
+	default:
+		for _, v := range values {
+			folded += v
+		}
+	}
+	switch {
+	case math.IsInf(folded, 0), kind == Gauge && folded > most:
+		r.Flaws[FlawTooLarge]++
+	case kind == Gauge:
+		r.Gauges[m] = folded
+	default:
+		r.Counters[m] = folded
+	}
+}
+
+func number(m *dto.Metric) (float64, bool) {
+	switch {
+	case m.Gauge != nil:
+		return m.Gauge.GetValue(), true
+	case m.Counter != nil:
+		return m.Counter.GetValue(), true
+	case m.Untyped != nil:
+		return m.Untyped.GetValue(), true
+	}
+	return 0, false
+}
+
+// signature tells series of a metric apart.
+func signature(m *dto.Metric) string {
+	pairs := make([]string, len(m.GetLabel()))
+	for i, l := range m.GetLabel() {
+		pairs[i] = strconv.Quote(l.GetName()) + strconv.Quote(l.GetValue())
+	}
+	slices.Sort(pairs)
+	return strings.Join(pairs, "")
+}
+
+// histogram adds the buckets of several series up.
+func (r *Reading) histogram(m Measure, s Selector, t dto.MetricType, series []*dto.Metric) {
+	if t != dto.MetricType_HISTOGRAM {
+		r.Flaws[FlawType]++
+		return
+	}
+	var sum Buckets
+	for _, one := range series {
+		b, flaw := buckets(one.GetHistogram(), cmp.Or(s.Scale, 1))
+		if flaw != "" {
+			r.Flaws[flaw]++
+			return
+		}
+		switch {
+		case sum.Bounds == nil:
+			sum = b
+		case !slices.Equal(sum.Bounds, b.Bounds):
+			r.Flaws[FlawHistogram]++
+			return
+		default:
+			for i := range b.Counts {
+				sum.Counts[i] += b.Counts[i]
+			}
+		}
+	}
+	r.Histograms[m] = sum
+}
+
+func buckets(h *dto.Histogram, scale float64) (Buckets, Flaw) {
+	if len(h.GetBucket()) > maxBounds {
+		return Buckets{}, FlawSeries
+	}
+	var b Buckets
+	sorted := slices.SortedStableFunc(slices.Values(h.GetBucket()), func(x, y *dto.Bucket) int {
+		return cmp.Compare(x.GetUpperBound(), y.GetUpperBound())
+	})
+	for _, one := range sorted {
+		bound, count := one.GetUpperBound()*scale, cmp.Or(one.GetCumulativeCountFloat(), float64(one.GetCumulativeCount()))
+		last := len(b.Bounds) - 1
+		switch {
+		case math.IsNaN(bound) || math.IsNaN(count) || math.IsInf(count, 0):
+			return Buckets{}, FlawNotANumber
+		case count < 0:
+			return Buckets{}, FlawNegative
+		case last >= 0 && bound == b.Bounds[last] && count != b.Counts[last]:
+			return Buckets{}, FlawDuplicate
+		case last >= 0 && bound == b.Bounds[last]:
+			continue
+		case last >= 0 && count < b.Counts[last]:
+			return Buckets{}, FlawHistogram
+		}
+		b.Bounds, b.Counts = append(b.Bounds, bound), append(b.Counts, count)
+	}
+	if len(b.Bounds) == 0 || !math.IsInf(b.Bounds[len(b.Bounds)-1], 1) {
+		return Buckets{}, FlawHistogram
+	}
+	return b, ""
+}
+
+// ParseDocument reads the measures of a profile from a JSON document.
+func ParseDocument(r io.Reader, p Profile) (Reading, error) {
+	doc, err := decode(r)
+	if err != nil {
+		return Reading{}, err
+	}
+	reading := newReading()
+	for _, m := range Measures {
+		for _, s := range p.From[m.Measure] {
+			found := point(doc, s.Name)
+			if len(found) == 0 {
+				continue
+			}
+			if reading.document(m.Measure, s, found) {
+				break
+			}
+		}
+	}
+	if p.ModelNames != "" && p.Models == p.JSON {
+		reading.Models = texts(doc, p.ModelNames)
+	}
+	return reading, nil
+}
+
+// document folds what a pointer found into a measure. It is false if nothing
+// there is a number.
+func (r *Reading) document(m Measure, s Selector, found []any) bool {
+	kind, most := kindOf(m)
+	if kind == Histogram {
+		r.Flaws[FlawType]++
+		return true
+	}
+	var values []float64
+	for _, f := range found {
+		switch f := f.(type) {
+		case nil: // not known yet
+			return false
+		case float64:
+			values = append(values, f*cmp.Or(s.Scale, 1))
+		case bool:
+			if f {
+				values = append(values, 1)
+			} else {
+				values = append(values, 0)
+			}
+		case []any:
+			if !s.Len {
+				r.Flaws[FlawType]++
+				return true
+			}
+			values = append(values, float64(len(f)))
+		default:
+			r.Flaws[FlawType]++
+			return true
+		}
+	}
+	if len(values) > maxSeries {
+		r.Flaws[FlawSeries]++
+		return true
+	}
+	r.number(m, kind, most, s.Fold, values)
+	return true
+}
+
+// decode reads one JSON document of bounded size.
+func decode(r io.Reader) (any, error) {
+	limited := &io.LimitedReader{R: r, N: MaxBytes + 1}
+	var doc any
+	err := json.NewDecoder(limited).Decode(&doc)
+	switch {
+	case limited.N <= 0:
+		return nil, fmt.Errorf("more than %d bytes", MaxBytes)
+	case err != nil:
+		return nil, fmt.Errorf("not JSON: %w", err)
+	}
+	return doc, nil
+}
+
+// point follows a JSON pointer (RFC 6901), in which * is every element of an
+// array. What is not there is not found.
+func point(doc any, pointer string) []any {
+	at := []any{doc}
+	if pointer == "/" || pointer == "" {
+		return at
+	}
+	for token := range strings.SplitSeq(strings.TrimPrefix(pointer, "/"), "/") {
+		token = strings.ReplaceAll(strings.ReplaceAll(token, "~1", "/"), "~0", "~")
+		var next []any
+		for _, v := range at {
+			switch v := v.(type) {
+			case map[string]any:
+				if inner, there := v[token]; there {
+					next = append(next, inner)
+				}
+			case []any:
+				if token == "*" {
+					next = append(next, v...)
+				} else if i, err := strconv.Atoi(token); err == nil && i >= 0 && i < len(v) {
+					next = append(next, v[i])
+				}
+			}
+		}
+		at = next
+	}
+	return at
+}
+
+// texts are the texts that a pointer finds, a few of them, sorted.
+func texts(doc any, pointer string) []string {
+	set := map[string]bool{}
+	for _, v := range point(doc, pointer) {
+		if text, ok := v.(string); ok && text != "" && len(set) < maxModels {
+			set[text] = true
+		}
+	}
+	return names(set)
+}
