@@ -21,9 +21,19 @@ import (
 type Demand struct {
 	Allocated int // GPUs that allocations on the pool's nodes hold
 	Queued    int // GPUs that allocations wait for which could not be placed
+	// Hosts are the pool's nodes that Nomad knows and that are not down, by
+	// name, sorted. Of several nodes of one name that are alive each is there.
+	Hosts []HostDemand
 	// Jobs are the task groups that wait for GPUs of the pool, those that
 	// were not counted among them, sorted by namespace, job and group.
 	Jobs []JobDemand
+}
+
+// HostDemand is one of the pool's nodes that is up.
+type HostDemand struct {
+	Node  string // its name
+	Ready bool   // ready and eligible: work can be placed on it
+	GPUs  int    // GPUs that allocations on it hold
 }
 
 // JobDemand is one task group that waits.
@@ -34,6 +44,10 @@ type JobDemand struct {
 	Instances int  // allocations that could not be placed
 	GPUs      int  // GPUs that each asks for
 	Counted   bool // false: more hosts would not help
+	Quota     bool // it waits for a quota, which is why it is not counted
+	// Model is the one model of GPU that it asks for; empty if any will do, or
+	// any of several.
+	Model string
 	// Why is why it waits, as Nomad's scheduler said, and why it was not
 	// counted if it was not.
 	Why string
@@ -64,7 +78,7 @@ func (c *Client) Demand(ctx context.Context, spec PoolSpec) (Demand, error) {
 	if err != nil {
 		return Demand{}, err
 	}
-	allocated, err := c.allocated(ctx, spec, nodes)
+	held, err := c.held(ctx, spec, nodes)
 	if err != nil {
 		return Demand{}, err
 	}
@@ -76,7 +90,13 @@ func (c *Client) Demand(ctx context.Context, spec PoolSpec) (Demand, error) {
 	if err != nil {
 		return Demand{}, err
 	}
-	return demandOf(spec, offerOf(spec, nodes), allocated, waits), nil
+	allocated := 0
+	for _, n := range held {
+		allocated += n
+	}
+	d := demandOf(spec, offerOf(spec, nodes), allocated, waits)
+	d.Hosts = hostsOf(spec, nodes, held)
+	return d, nil
 }
 
 // poolNodes lists the pool's nodes that Nomad knows.
@@ -87,24 +107,39 @@ func (c *Client) poolNodes(ctx context.Context, spec PoolSpec) ([]*api.NodeListS
 	return c.nodesIn(ctx, spec.nodePool())
 }
 
-// allocated is the number of GPUs that jobs hold on the nodes.
-func (c *Client) allocated(ctx context.Context, spec PoolSpec, nodes []*api.NodeListStub) (int, error) {
-	ids := make(map[string]bool, len(nodes))
+// held is the number of GPUs that jobs hold on each of the nodes, by its ID.
+func (c *Client) held(ctx context.Context, spec PoolSpec, nodes []*api.NodeListStub) (map[string]int, error) {
+	held := make(map[string]int, len(nodes))
 	names := make(map[string]bool, len(nodes))
 	for _, n := range nodes {
-		ids[n.ID], names[n.Name] = true, true
+		held[n.ID], names[n.Name] = 0, true
 	}
 	allocs, err := c.allocsOn(ctx, slices.Sorted(maps.Keys(names)))
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	gpu, held := parseDevice(spec.Device), 0
+	gpu := parseDevice(spec.Device)
 	for _, a := range allocs {
-		if ids[a.NodeID] && wanted(a) && !everywhere(a) {
-			held += heldGPUs(a.AllocatedResources, gpu)
+		if _, ours := held[a.NodeID]; ours && wanted(a) && !everywhere(a) {
+			held[a.NodeID] += heldGPUs(a.AllocatedResources, gpu)
 		}
 	}
 	return held, nil
+}
+
+// hostsOf are the nodes of the pool that are not down. A node of another node
+// pool is not the pool's, even if it has a host's name.
+func hostsOf(spec PoolSpec, nodes []*api.NodeListStub, held map[string]int) []HostDemand {
+	var hosts []HostDemand
+	for _, n := range nodes {
+		if n.Status == api.NodeStatusDown || n.NodePool != spec.nodePool() {
+			continue
+		}
+		ready := n.Status == api.NodeStatusReady && n.SchedulingEligibility == api.NodeSchedulingEligible && !n.Drain
+		hosts = append(hosts, HostDemand{Node: n.Name, Ready: ready, GPUs: held[n.ID]})
+	}
+	slices.SortStableFunc(hosts, func(a, b HostDemand) int { return cmp.Compare(a.Node, b.Node) })
+	return hosts
 }
 
 // wanted reports whether an allocation runs, or is about to, and shall.
@@ -316,11 +351,13 @@ func demandOf(spec PoolSpec, o offer, allocated int, waits []wait) Demand {
 				Why:       whyBlocked(w.eval.FailedTGAllocs[a.group]),
 				Since:     time.Unix(0, w.eval.CreateTime),
 				Ignored:   ignored,
+				Model:     o.model(a),
 			}
 			switch {
 			case misfit != "":
 				jd.Why = misfit
 			case w.eval.QuotaLimitReached != "":
+				jd.Quota = true
 				jd.Why = fmt.Sprintf("quota %q is used up, which hosts do not change", w.eval.QuotaLimitReached)
 			case len(w.eval.MissingNonNodeResources) > 0:
 				jd.Why = "waits for what no host brings: " + strings.Join(w.eval.MissingNonNodeResources, ", ")

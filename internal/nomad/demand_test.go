@@ -110,8 +110,8 @@ func TestDemandOf(t *testing.T) {
 		Jobs: []JobDemand{
 			{Namespace: "ml", Job: "anywhere", Group: "g", Instances: 2, GPUs: 1, Counted: true, Why: "devices: no devices match request exhausted on 2 nodes"},
 			{Namespace: "ml", Job: "no volume", Group: "g", Instances: 2, GPUs: 1, Why: "waits for what no host brings: csi volume v1"},
-			{Namespace: "ml", Job: "other model", Group: "g", Instances: 2, GPUs: 1, Why: "asks for nvidia/gpu/" + a100 + ", and the pool has " + h100},
-			{Namespace: "ml", Job: "over quota", Group: "g", Instances: 2, GPUs: 1, Why: `quota "team-a" is used up, which hosts do not change`},
+			{Namespace: "ml", Job: "other model", Group: "g", Instances: 2, GPUs: 1, Model: a100, Why: "asks for nvidia/gpu/" + a100 + ", and the pool has " + h100},
+			{Namespace: "ml", Job: "over quota", Group: "g", Instances: 2, GPUs: 1, Quota: true, Why: `quota "team-a" is used up, which hosts do not change`},
 			{Namespace: "ml", Job: "serve", Group: "g", Instances: 2, GPUs: 2, Counted: true, Why: "devices: no devices match request exhausted on 2 nodes"},
 			{Namespace: "ml", Job: "too wide", Group: "g", Instances: 2, GPUs: 16, Why: "asks for 16 GPUs in one allocation, and a host of the pool has 8"},
 		},

@@ -266,6 +266,28 @@ func (o offer) fits(a ask) (gpus int, why string, ignored []string) {
 	return gpus, why, ignored
 }
 
+// model is the one model that the group's tasks ask for by name, empty if they
+// take any, or several.
+func (o offer) model(a ask) string {
+	model := ""
+	for _, d := range a.devices {
+		if !d.overlaps(device{o.gpu.vendor, o.gpu.kind, ""}) {
+			continue
+		}
+		named := d.device.model
+		for _, c := range d.constraints {
+			if named == "" && c != nil && decidable(c) && c.LTarget == "${device.model}" && equals(c.Operand) {
+				named = c.RTarget
+			}
+		}
+		if named == "" || model != "" && model != named {
+			return ""
+		}
+		model = named
+	}
+	return model
+}
+
 // hasModel reports whether the pool has, or may have, a model that the task
 // accepts.
 func (o offer) hasModel(d askDevice) bool {
@@ -294,6 +316,10 @@ func (d askDevice) wish() string {
 		}
 	}
 	return parts
+}
+
+func equals(operand string) bool {
+	return operand == "" || operand == "=" || operand == "==" || operand == "is"
 }
 
 // The constraints on a device that are decided here compare its vendor, type

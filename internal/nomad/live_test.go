@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -57,6 +58,15 @@ func TestNodeThroughItsLife(t *testing.T) {
 	kinds := map[string]int{}
 	for _, a := range look("gpu.1").Work {
 		kinds[a.Job+" "+a.Type]++
+		if age := time.Since(a.Since); age < 0 || age > time.Hour {
+			t.Errorf("%s was placed at %s", a.Job, a.Since)
+		}
+		if node, err := c.NodeOf(t.Context(), a.ID); err != nil || node != "gpu.1" {
+			t.Errorf("the allocation is on %q: %v", node, err)
+		}
+	}
+	if _, err := c.NodeOf(t.Context(), "00000000-0000-0000-0000-000000000000"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("no such allocation: %v", err)
 	}
 	if kinds["serve service"] != 2 || kinds["train batch"] != 1 {
 		t.Errorf("got work %v", kinds)
@@ -317,6 +327,12 @@ func TestDemandFromZero(t *testing.T) {
 		t.Errorf("got %q, want %q", said, want)
 	}
 
+	asks, err := c.Asks(t.Context(), gpuPool, []Kind{{Name: "small", Device: "nvidia/gpu", GPUsPerHost: 1}, {Name: "large", Device: "nvidia/gpu", GPUsPerHost: 8}})
+	must(t, err)
+	if want := []pool.Ask{{GPUs: 1, Count: 2}, {Classes: []string{"large"}, GPUs: 2, Count: 3}, {Classes: []string{"large"}, GPUs: 4, Count: 1}}; !reflect.DeepEqual(asks, want) {
+		t.Errorf("got %+v, want %+v", asks, want)
+	}
+
 	// The job changes: what it asked for before must not be remembered.
 	submit(t, server, job("serve", "service", gpus("web", 1, 5)))
 	eventually(t, "the changed job is counted", func() bool { return demand(t, c, gpuPool).Queued == 5+4 })
@@ -344,7 +360,7 @@ func TestGPUs(t *testing.T) {
 	submit(t, server, job("serve", "service", gpus("web", 3, 1), gpus("embed", 1, 1), group1("proxy", 1, 10)))
 	eventually(t, "two of four are placed", func() bool {
 		d := demand(t, c, spec)
-		return d.Allocated == 2 && d.Queued == 2
+		return d.Allocated == 2 && d.Queued == 2 && len(d.Hosts) == 1 && d.Hosts[0] == HostDemand{Node: "gpu-1", Ready: true, GPUs: 2}
 	})
 	n := one(t, c, "gpu-1")
 	if len(n.Work) != 3 || n.GPUsBusy() != 2 {
@@ -484,6 +500,8 @@ func TestACLPolicyOfTheDocumentation(t *testing.T) {
 
 	c := with("gpupool")
 	eventually(t, "the demand is seen", func() bool { return demand(t, c, gpuPool).Queued == 1 })
+	_, err = c.Groups(t.Context(), "default", "train")
+	must(t, err)
 	id := one(t, c, "gpu-1").ID
 	must(t, c.Cordon(t.Context(), id))
 	must(t, c.Drain(t.Context(), id, DrainSpec{Pool: "h100"}))

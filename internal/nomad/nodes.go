@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/nomad/api"
 
@@ -170,16 +171,25 @@ func workByNode(allocs []*api.AllocationListStub, gpu device) map[string][]pool.
 			continue
 		}
 		work[a.NodeID] = append(work[a.NodeID], pool.Alloc{
-			ID:   a.ID,
-			Job:  a.JobID,
-			Type: a.JobType,
-			GPUs: heldGPUs(a.AllocatedResources, gpu),
+			ID:    a.ID,
+			Job:   a.JobID,
+			Type:  a.JobType,
+			GPUs:  heldGPUs(a.AllocatedResources, gpu),
+			Since: placed(a),
 		})
 	}
 	for _, list := range work {
 		slices.SortFunc(list, func(a, b pool.Alloc) int { return cmp.Compare(a.ID, b.ID) })
 	}
 	return work
+}
+
+// placed is when an allocation was placed; zero if that is not known.
+func placed(a *api.AllocationListStub) time.Time {
+	if a.CreateTime <= 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, a.CreateTime)
 }
 
 // terminal reports whether a client is done with an allocation.
