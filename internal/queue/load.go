@@ -197,7 +197,7 @@ func (p *parser) source(b *hclsyntax.Block, subject string, seen map[string]int)
 	}
 	r := p.reader(b, subject)
 	open := kind.Declare(r)
-	m.declare(r, kind)
+	m.declare(r, kind, func(key string) bool { return b.Body.Attributes[key] != nil })
 	r.Finish(nil)
 	p.problems = append(p.problems, r.Problems()...)
 	p.warn(b, subject)
@@ -216,20 +216,20 @@ func (p *parser) source(b *hclsyntax.Block, subject string, seen map[string]int)
 }
 
 // declare reads the settings that every source of a kind has.
-func (m *member) declare(r *setting.Reader, k Kind) {
+func (m *member) declare(r *setting.Reader, k Kind, given func(key string) bool) {
 	m.target = 1
-	given := ""
+	first := ""
 	for _, key := range k.Targets {
-		t := r.Float(key, 0, "How much of this work, waiting and running, one unit of capacity (a GPU, a slot, an instance: what the policy counts) should have. Less than 1 where one item takes several.", setting.Rule[float64]{
-			Text: "above 0", OK: func(v float64) bool { return v == 0 || v > 0 && v <= 1e12 },
-		})
+		t := r.Float(key, 0, "How much of this work, waiting and running, one unit of capacity (a GPU, a slot, an instance: what the policy counts) should have. Less than 1 where one item takes several.", setting.Between(0, 1e12))
 		r.DefaultIs(key, "`1`")
 		switch {
+		case !given(key):
+		case first != "":
+			r.Reject(key, first+" is given too, and means the same", "keep one of them")
 		case t == 0:
-		case given != "":
-			r.Reject(key, given+" is given too, and means the same", "keep one of them")
+			r.Reject(key, "is 0 or no number, so the work would ask for no end of capacity", "write more than 0")
 		default:
-			m.target, given = t, key
+			m.target, first = t, key
 		}
 	}
 	m.timeout = r.Duration("timeout", 5*time.Second, "How long the queue may take to answer. Keep it well below the policy's evaluation_interval.", setting.Between(100*time.Millisecond, time.Minute))

@@ -1,0 +1,250 @@
+// Package redis counts the work in Redis: the elements of a list, set, sorted
+// set or hash, and the entries of a stream that a consumer group has not done.
+// Valkey and KeyDB speak the same protocol.
+package redis
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"github.com/gpupool/gpupool/internal/queue"
+	"github.com/gpupool/gpupool/internal/queue/dial"
+	"github.com/gpupool/gpupool/internal/secret"
+	"github.com/gpupool/gpupool/internal/setting"
+)
+
+// Server says how to reach Redis.
+type Server struct {
+	Addresses []string // of the server, or of its Sentinels
+	Sentinel  string   // name of the master that the Sentinels watch; empty is none
+	Username  string
+	Password  secret.Ref // empty is none
+
+	SentinelUsername string
+	SentinelPassword secret.Ref // empty is none
+
+	Database int
+	UseTLS   bool
+	TLS      dial.TLS
+}
+
+func declareServer(r *setting.Reader) Server {
+	s := Server{
+		Addresses: r.List("address", nil, "The server, `host:port`. With `sentinel_master`, its Sentinels, separated by commas.", setting.Rule[[]string]{
+			Text: "host:port", OK: hostPorts,
+		}),
+		Sentinel:         r.String("sentinel_master", "", "Ask the Sentinels at `address` for the master of this name."),
+		Username:         r.String("username", "", "User of the ACL. Without it, the default user."),
+		Password:         r.Secret("password", "Its password. Without it, none is sent."),
+		SentinelUsername: r.String("sentinel_username", "", "User of the Sentinels' ACL."),
+		SentinelPassword: r.Secret("sentinel_password", "Its password. Without it, none is sent."),
+		Database:         r.Int("database_index", 0, "Number of the database.", setting.Between(0, 1<<20)),
+		UseTLS:           r.Bool("tls", false, "Speak TLS."),
+		TLS:              dial.DeclareTLS(r),
+	}
+	if len(s.Addresses) > 1 && s.Sentinel == "" {
+		r.Reject("address", "has several servers", "give one, or sentinel_master with the addresses of its Sentinels")
+	}
+	return s
+}
+
+func hostPorts(addresses []string) bool {
+	for _, a := range addresses {
+		host, port, err := net.SplitHostPort(a)
+		if err != nil || host == "" || port == "" {
+			return false
+		}
+	}
+	return len(addresses) > 0
+}
+
+// serverKEDA has KEDA's names of a server's keys.
+func serverKEDA(more map[string]string) map[string]string {
+	out := map[string]string{
+		"address":           "address, addresses",
+		"sentinel_master":   "sentinelMaster",
+		"username":          "username",
+		"password":          "password",
+		"sentinel_username": "sentinelUsername",
+		"sentinel_password": "sentinelPassword",
+		"database_index":    "databaseIndex",
+		"tls":               "enableTLS",
+	}
+	for _, m := range []map[string]string{dial.KEDA, more} {
+		for k, v := range m {
+			out[k] = v
+		}
+	}
+	return out
+}
+
+// client speaks to one server for one source.
+type client struct {
+	server Server
+	wire   dial.Wire
+	tls    *tls.Config // nil is without; the server's name is set for each connection
+	redis  *redis.Client
+
+	mu      sync.Mutex
+	secrets []string // that were used
+}
+
+func open(s Server) (*client, error) {
+	c := &client{server: s}
+	if s.UseTLS {
+		var err error
+		if c.tls, err = s.TLS.Config(""); err != nil {
+			return nil, err
+		}
+	}
+	o := options(c.dial)
+	o.Addr, o.DB, o.CredentialsProviderContext = s.Addresses[0], s.Database, c.credentials
+	c.redis = redis.NewClient(o)
+	return c, nil
+}
+
+type dialer = func(ctx context.Context, network, address string) (net.Conn, error)
+
+// options are those of a client that has one connection, tries once, says
+// nothing of itself and hears nothing that it did not ask for.
+func options(d dialer) *redis.Options {
+	return &redis.Options{
+		Dialer: d, Protocol: 2, DisableIdentity: true, ContextTimeoutEnabled: true,
+		MaxRetries: -1, DialerRetries: 1, PoolSize: 1, MaxActiveConns: 1,
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+	}
+}
+
+// dial connects to the server, or to the master that the Sentinels name.
+func (c *client) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	if c.server.Sentinel != "" {
+		var err error
+		if address, err = c.master(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return c.connect(ctx, network, address)
+}
+
+// connect opens one connection.
+func (c *client) connect(ctx context.Context, network, address string) (net.Conn, error) {
+	raw, err := c.wire.DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	if c.tls == nil {
+		return &guard{Conn: raw}, nil
+	}
+	cfg := c.tls.Clone()
+	if cfg.ServerName == "" {
+		cfg.ServerName, _, _ = net.SplitHostPort(address)
+	}
+	t := tls.Client(raw, cfg)
+	if err := t.HandshakeContext(ctx); err != nil {
+		_ = raw.Close()
+		return nil, err
+	}
+	return &guard{Conn: t}, nil
+}
+
+// master asks one Sentinel after the other where the master is.
+func (c *client) master(ctx context.Context) (string, error) {
+	var errs []error
+	for _, address := range c.server.Addresses {
+		o := options(c.connect)
+		o.Addr, o.Username = address, c.server.SentinelUsername
+		if ref := c.server.SentinelPassword; ref != "" {
+			password, err := ref.Resolve()
+			if err != nil {
+				return "", err
+			}
+			o.Password = password
+			c.use(password)
+		}
+		sentinel := redis.NewSentinelClient(o)
+		found, err := sentinel.GetMasterAddrByName(ctx, c.server.Sentinel).Result()
+		_ = sentinel.Close()
+		if errors.Is(err, redis.Nil) {
+			err = fmt.Errorf("it watches no master %q", c.server.Sentinel)
+		}
+		if err == nil && len(found) == 2 {
+			return net.JoinHostPort(found[0], found[1]), nil
+		}
+		errs = append(errs, fmt.Errorf("sentinel %s: %w", address, err))
+	}
+	return "", errors.Join(errs...)
+}
+
+// credentials are read at each login, so that a rotated one is picked up.
+func (c *client) credentials(context.Context) (username, password string, err error) {
+	if c.server.Password == "" {
+		return c.server.Username, "", nil
+	}
+	password, err = c.server.Password.Resolve()
+	if err != nil {
+		return "", "", err
+	}
+	c.use(password)
+	return c.server.Username, password, nil
+}
+
+func (c *client) use(secret string) {
+	c.mu.Lock()
+	if !slices.Contains(c.secrets, secret) {
+		c.secrets = append(c.secrets, secret)
+	}
+	c.mu.Unlock()
+}
+
+func (c *client) close() error {
+	err := c.redis.Close()
+	c.wire.Cut()
+	if errors.Is(err, redis.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// fail classifies an error.
+func (c *client) fail(ctx context.Context, what string, err error) error {
+	class := dial.Class(ctx, err)
+	var said redis.Error
+	switch text := err.Error(); {
+	case class != nil:
+	case errors.Is(err, errNoRESP), !errors.As(err, &said):
+		class = queue.ErrInvalid
+		if errors.Is(err, redis.ErrClosed) || errors.Is(err, redis.ErrPoolTimeout) {
+			class = queue.ErrUnreachable
+		}
+	case hasPrefix(text, "WRONGPASS", "NOAUTH", "NOPERM", "ERR invalid password", "ERR AUTH", "ERR Client sent AUTH"):
+		class = queue.ErrAuth
+	case hasPrefix(text, "LOADING", "MASTERDOWN", "BUSY", "TRYAGAIN", "CLUSTERDOWN", "ERR max number of clients"):
+		class = queue.ErrUnreachable
+	case hasPrefix(text, "ERR no such key"):
+		class = queue.ErrMissing
+	default:
+		class = queue.ErrRefused
+	}
+	c.mu.Lock()
+	secrets := c.secrets
+	c.mu.Unlock()
+	return queue.Fail(class, fmt.Sprintf("redis at %s: %s: %v", strings.Join(c.server.Addresses, ","), what, err), secrets...)
+}
+
+func hasPrefix(text string, prefixes ...string) bool {
+	for _, p := range prefixes {
+		if strings.HasPrefix(text, p) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,45 @@
+// Package sources is the table of queue systems: the one place that knows
+// them all. A new one is a folder beside this one and a line in [Kinds].
+package sources
+
+import (
+	"github.com/gpupool/gpupool/internal/queue"
+	"github.com/gpupool/gpupool/internal/queue/redis"
+	"github.com/gpupool/gpupool/internal/setting"
+)
+
+// Kinds returns all queue systems, by name: the type of KEDA's scaler where
+// there is one.
+func Kinds() []queue.Kind {
+	return []queue.Kind{
+		kind("redis", "the elements of a Redis list, set, sorted set or hash",
+			redis.DeclareList, redis.NewList, redis.ListKEDA(), "list_length"),
+		kind("redis-streams", "the entries of a Redis stream that a consumer group has not done",
+			redis.DeclareStream, redis.NewStream, redis.StreamKEDA(), "lag_count", "stream_length"),
+	}
+}
+
+// Load reads the queues from a file: see [queue.Load].
+func Load(path string) (*queue.Set, error) { return queue.Load(path, Kinds()) }
+
+// Parse reads the queues from the content of a file: see [queue.Parse].
+func Parse(filename string, src []byte) (*queue.Set, error) {
+	return queue.Parse(filename, src, Kinds())
+}
+
+// kind makes a line of the table.
+func kind[C any, S queue.Source](name, doc string, declare func(*setting.Reader) C, open func(C) (S, error), keda map[string]string, targets ...string) queue.Kind {
+	return queue.Kind{
+		Name: name, Doc: doc, Targets: targets, KEDA: keda,
+		Declare: func(r *setting.Reader) queue.Open {
+			cfg := declare(r)
+			return func() (queue.Source, error) {
+				s, err := open(cfg)
+				if err != nil {
+					return nil, err // not s: a nil *S is no nil Source
+				}
+				return s, nil
+			}
+		},
+	}
+}
