@@ -63,14 +63,12 @@ to make. Nothing is contacted or changed.`,
 		},
 	}
 	f.registerWorld(cmd)
-	c, fl := &f.config, cmd.Flags()
+	fl := cmd.Flags()
 	fl.Lookup("pool").Usage = "the pool, as the log calls it"
 	fl.StringVar(&f.log, "log", "", "the decision log, strategy-predictive's decision_log (default $"+logEnv+"); older files beside it are read too")
 	fl.StringVar(&f.check, "check", "", "the check, by its name in the policy")
 	fl.StringVar(&f.trace, "trace", "", "instead of a log, demand alone: CSV offset_s,arrivals or JSON lines; - is stdin")
 	fl.DurationVar(&f.since, "since", 0, "only the newest part of the log of this length (default all)")
-	fl.Float64Var(&c.Price, "price", 2, "of a GPU-hour, in any currency")
-	fl.Float64Var(&c.CyclePrice, "cycle-price", 0.1, "of a start, beyond the hours it is billed: wear")
 	fl.BoolVar(&f.json, "json", false, "write JSON, the stable form in docs/reference/advise.md")
 	return cmd
 }
@@ -78,6 +76,9 @@ to make. Nothing is contacted or changed.`,
 func (f *adviseFlags) run(ctx context.Context, out io.Writer) error {
 	if err := f.checkWorld(); err != nil {
 		return err
+	}
+	if len(f.classes) > 0 {
+		return errors.New("--class: advise weighs all GPU-hours at one --price")
 	}
 	var a *advice
 	var err error

@@ -34,6 +34,7 @@ type simulateFlags struct {
 	front    bool
 	timeline time.Duration
 	config   sim.Config
+	classes  []string
 	pool     string
 	given    func(flag string) bool
 }
@@ -52,6 +53,7 @@ Without arguments it replays a generated week. Nothing is contacted or changed.`
   gpupool simulate --trace last-month.csv --lead 10m --peak 12
   gpupool simulate --policy predictive --policy tracking-queue --front
   gpupool simulate --policy predictive --policy my-policy.hcl
+  gpupool simulate --class owned=0.4,max=12 --class spot=0.9,max=20,interrupt=0.05 --class on-demand=2.5
   gpupool simulate --trace last-month.csv --json > result.json`,
 		Args:          cobra.NoArgs,
 		SilenceUsage:  true,
@@ -101,6 +103,9 @@ func (f *simulateFlags) registerWorld(cmd *cobra.Command) {
 	fl.BoolVar(&c.Tokens, "tokens", false, "let the work of a request follow the trace's tokens")
 	fl.StringVar((*string)(&c.Engine), "engine", string(sim.Fluid), "fluid (amounts; fast) or requests (each request in its slot)")
 	fl.StringVar(&f.tier, "tier", "instance", "instance, or host,instance for hosts that must boot beneath the instances")
+	fl.Float64Var(&c.Price, "price", 2, "of a GPU-hour, in any currency")
+	fl.Float64Var(&c.CyclePrice, "cycle-price", 0.1, "of a start, beyond the hours it is billed: wear")
+	fl.StringArrayVar(&f.classes, "class", nil, "price class, most preferred first, may be repeated: `NAME=PRICE[,max=REPLICAS][,interrupt=PER_HOUR]`")
 	fl.IntVar(&c.Hosts.Instances, "instances-per-host", 8, "with --tier host,instance")
 	fl.DurationVar(&c.Hosts.Boot, "host-boot", 5*time.Minute, "with --tier host,instance: from power-on until instances can start")
 }
@@ -159,6 +164,16 @@ func (f *simulateFlags) checkWorld() error {
 	case "host,instance":
 	default:
 		return fmt.Errorf("--tier %q: must be instance or host,instance", f.tier)
+	}
+	for _, text := range f.classes {
+		class, err := sim.ParseClass(text)
+		if err != nil {
+			return fmt.Errorf("--%w", err)
+		}
+		f.config.Classes = append(f.config.Classes, class)
+	}
+	if !(f.config.Price > 0) || !(f.config.CyclePrice > 0) {
+		return errors.New("--price and --cycle-price: must be above 0")
 	}
 	if c := f.config; c.Lead == 0 || c.Peak == 0 || c.SLO == 0 || c.SLOWait == 0 || c.Slots == 0 || c.Interval == 0 {
 		return errors.New("--lead, --peak, --slo, --slo-wait, --slots and --interval: must not be 0")

@@ -98,6 +98,28 @@ func TestSimulateTakesPolicyFiles(t *testing.T) {
 	}
 }
 
+func TestSimulateBillsPriceClasses(t *testing.T) {
+	out, err := simulate(t, "--trace", fiveHours(t), "--policy", "tracking", "--peak", "8", "--class", "owned=0.4,max=3", "--class", "spot=1,interrupt=0.1", "--json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got struct {
+		Policies []struct {
+			GPUHours float64 `json:"gpu_hours"`
+			Classes  []struct {
+				Name     string
+				GPUHours float64 `json:"gpu_hours"`
+			}
+		}
+	}
+	if err := json.Unmarshal([]byte(out), &got); err != nil {
+		t.Fatal(err)
+	}
+	if p := got.Policies[0]; len(p.Classes) != 2 || p.Classes[0].Name != "owned" || p.Classes[0].GPUHours <= 0 || p.Classes[1].GPUHours <= 0 {
+		t.Errorf("%+v", p)
+	}
+}
+
 func TestSimulateWritesAReport(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "report.html")
 	if _, err := simulate(t, "--trace", fiveHours(t), "--policy", "tracking", "--html", name); err != nil {
@@ -129,6 +151,9 @@ func TestSimulateSaysWhatIsWrong(t *testing.T) {
 		{[]string{"--tier", "rack"}, `--tier "rack": must be instance or host,instance`},
 		{[]string{"--lead", "-1s"}, "lead -1s: must be 0 to 24h"},
 		{[]string{"--lead", "0s"}, "must not be 0"},
+		{[]string{"--price", "0"}, "--price and --cycle-price: must be above 0"},
+		{[]string{"--class", "spot"}, `--class "spot": "spot" is not of the form KEY=VALUE`},
+		{[]string{"--class", "spot=1", "--tier", "host,instance"}, "give one of the two"},
 		{[]string{"--warmup", "999h"}, "warmup 999h0m0s: must be shorter than the trace"},
 		{[]string{"stray"}, "unknown command"},
 	} {

@@ -53,11 +53,9 @@ to days that it was not made by. Nothing is contacted or changed.`,
 		},
 	}
 	f.registerWorld(cmd)
-	c, fl := &f.config, cmd.Flags()
+	fl := cmd.Flags()
 	fl.StringArrayVar(&f.traces, "trace", nil, "demand to tune on, may be repeated: CSV offset_s,arrivals[,input_tokens,output_tokens] or JSON lines; - is stdin (default: a generated week)")
 	fl.IntVar(&f.budget, "budget", 128, "settings to try: all on a quarter of the days, the better half on half of them, the best quarter on all")
-	fl.Float64Var(&c.Price, "price", 2, "of a GPU-hour, in any currency")
-	fl.Float64Var(&c.CyclePrice, "cycle-price", 0.1, "of a start, beyond the hours it is billed: wear")
 	fl.BoolVar(&f.json, "json", false, "write JSON, the stable form in docs/reference/tune.md")
 	fl.StringVar(&f.write, "write", "", "write the chosen settings to `FILE`, as a strategy block")
 	return cmd
@@ -100,11 +98,11 @@ func (f *tuneFlags) check() error {
 	if err := f.checkWorld(); err != nil {
 		return err
 	}
+	if len(f.classes) > 0 {
+		return errors.New("--class: tune weighs all GPU-hours at one --price")
+	}
 	if f.budget < 1 {
 		return fmt.Errorf("--budget %d: must be at least 1", f.budget)
-	}
-	if !(f.config.Price > 0) || !(f.config.CyclePrice > 0) {
-		return errors.New("--price and --cycle-price: must be above 0")
 	}
 	if f.write == "" {
 		return nil

@@ -21,6 +21,7 @@ type fleet struct {
 	commands int     // since the scored part began
 	started  int     // all commands
 	hosts    []host
+	kinds    kinds
 	scored   int
 }
 
@@ -30,6 +31,7 @@ type start struct {
 	ready   int // tick; when it is noticed, if it fails
 	fails   bool
 	host    int
+	class   int // index in kinds
 }
 
 // host is a powered host.
@@ -41,12 +43,20 @@ type host struct {
 }
 
 func newFleet(c Config) *fleet {
-	return &fleet{cfg: c, rng: rand.New(rand.NewPCG(c.Seed, 0x737461727473)), scored: ticks(c.Warmup)}
+	return &fleet{cfg: c, rng: rand.New(rand.NewPCG(c.Seed, 0x737461727473)), kinds: newKinds(c), scored: ticks(c.Warmup)}
 }
 
 // begin makes n replicas ready at once.
 func (f *fleet) begin(n int) {
-	f.wanted, f.ready = n, n
+	f.wanted = n
+	for range n {
+		class, ok := f.kinds.pick()
+		if !ok {
+			break
+		}
+		f.kinds.ready[class]++
+		f.ready++
+	}
 	if k := f.cfg.Hosts.Instances; k > 0 {
 		for left := n; left > 0; left -= k {
 			f.hosts = append(f.hosts, host{on: true, used: min(left, k)})
@@ -64,14 +74,19 @@ func (f *fleet) advance(now int) {
 		case s.ready > now:
 			keep = append(keep, s)
 		case s.fails:
+			f.kinds.starting[s.class]--
 			f.leave(s.host, now)
 			retry++
 		default:
+			f.kinds.starting[s.class]--
+			f.kinds.ready[s.class]++
 			f.ready++
 		}
 	}
 	f.starting = keep
-	for range retry {
+	taken := f.kinds.interrupt(now >= f.scored)
+	f.ready -= taken
+	for range retry + taken {
 		f.start(now)
 	}
 	f.idleHosts(now)
@@ -80,22 +95,29 @@ func (f *fleet) advance(now int) {
 // want starts and stops replicas until n are ready or starting.
 func (f *fleet) want(now, n int) {
 	f.wanted = n
-	for f.ready+len(f.starting) < n {
-		f.start(now)
+	for f.ready+len(f.starting) < n && f.start(now) {
 	}
 	for f.ready+len(f.starting) > n && len(f.starting) > 0 {
 		last := len(f.starting) - 1
+		f.kinds.starting[f.starting[last].class]--
 		f.leave(f.starting[last].host, now)
 		f.starting = f.starting[:last]
 	}
 	for f.ready > n {
 		f.ready--
+		f.kinds.letGo()
 		f.leave(f.emptiest(), now)
 	}
 }
 
-func (f *fleet) start(now int) {
-	s := start{command: now, ready: now + f.lead(), host: -1}
+// start gives one start command, unless no class has room.
+func (f *fleet) start(now int) bool {
+	class, ok := f.kinds.pick()
+	if !ok {
+		return false
+	}
+	f.kinds.starting[class]++
+	s := start{command: now, ready: now + f.lead(), host: -1, class: class}
 	if f.cfg.Hosts.Instances > 0 {
 		h, up := f.place(now)
 		s.host = h
@@ -109,6 +131,7 @@ func (f *fleet) start(now int) {
 	if f.cfg.Hosts.Instances == 0 {
 		f.count(now)
 	}
+	return true
 }
 
 func (f *fleet) count(now int) {

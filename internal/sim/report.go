@@ -76,10 +76,11 @@ type PolicyReport struct {
 	EnergyKWh   float64 `json:"energy_kwh"`
 	Cost        float64 `json:"cost"` // GPU-hours and power cycles at their prices
 
-	Forecast *Forecast    `json:"forecast,omitempty"` // of policies that forecast
-	Front    []FrontPoint `json:"front,omitempty"`
-	Timeline *Timeline    `json:"timeline,omitempty"`
-	Days     []Day        `json:"-"`
+	Classes  []ClassReport `json:"classes,omitempty"`  // where there are price classes
+	Forecast *Forecast     `json:"forecast,omitempty"` // of policies that forecast
+	Front    []FrontPoint  `json:"front,omitempty"`
+	Timeline *Timeline     `json:"timeline,omitempty"`
+	Days     []Day         `json:"-"`
 }
 
 // Day is what a policy did on one day of the trace, counted from 0. Only what
@@ -160,6 +161,7 @@ func (r *Report) WriteText(w io.Writer) error {
 	fmt.Fprintf(&b, "on time: %s of requests wait at most %s; the first %s is not scored; %s world, seed %d\n\n",
 		percent(r.SLO), seconds(r.SLOWaitS), seconds(r.WarmupS), r.World, r.Seed)
 	r.table(&b)
+	r.classes(&b)
 	r.fronts(&b)
 	_, err := io.WriteString(w, b.String())
 	return err
@@ -183,6 +185,20 @@ func (r *Report) table(b *strings.Builder) {
 	align(b, rows.String())
 	if late {
 		fmt.Fprintf(b, "\n* fewer than %s on time: its cost does not compare with those that kept it\n", percent(r.SLO))
+	}
+}
+
+// classes writes what each policy had of each price class.
+func (r *Report) classes(b *strings.Builder) {
+	var rows strings.Builder
+	for _, p := range r.Policies {
+		for _, c := range p.Classes {
+			fmt.Fprintf(&rows, "%s\t%s\t%.0f\t%.0f\t%d\t\n", p.Name, c.Name, c.GPUHours, c.Cost, c.Interruptions)
+		}
+	}
+	if rows.Len() > 0 {
+		b.WriteString("\nby price class:\n")
+		align(b, "policy\tclass\tGPU-hours\tcost\tinterruptions\t\n"+rows.String())
 	}
 }
 

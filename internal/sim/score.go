@@ -15,9 +15,10 @@ type score struct {
 	cfg    Config
 	scored int
 
-	billed   float64 // replica-seconds
-	busy     float64 // slot-seconds
-	energy   float64 // joules
+	billed   float64   // replica-seconds
+	classes  []float64 // of them, by class
+	busy     float64   // slot-seconds
+	energy   float64   // joules
 	waits    histogram
 	all      float64   // requests
 	late     float64   // of them
@@ -40,7 +41,7 @@ type forecast struct {
 
 func newScore(c Config, scored, end int) *score {
 	days := (end + ticksPerDay - 1) / ticksPerDay
-	return &score{cfg: c, scored: scored, dayAll: make([]float64, days), dayLate: make([]float64, days),
+	return &score{cfg: c, scored: scored, classes: make([]float64, max(len(c.Classes), 1)), dayAll: make([]float64, days), dayLate: make([]float64, days),
 		dayBill: make([]float64, days), dayStart: make([]int, days)}
 }
 
@@ -82,6 +83,10 @@ func (s *score) bill(now int, f *fleet, draining int, did served) float64 {
 	}
 	c := s.cfg
 	s.billed += billed * tickSeconds
+	for i := range s.classes {
+		s.classes[i] += float64(f.kinds.starting[i]+f.kinds.ready[i]) * tickSeconds
+	}
+	s.classes[f.kinds.gave] += float64(draining) * tickSeconds
 	s.dayBill[now/ticksPerDay] += billed * tickSeconds
 	s.dayStart[now/ticksPerDay] = f.commands
 	s.busy += did.busy
@@ -126,6 +131,14 @@ func (s *score) report(f *fleet) PolicyReport {
 		r.Utilization = s.busy / (s.billed * float64(c.Slots))
 	}
 	r.Cost = r.GPUHours*c.Price + float64(r.PowerCycles)*c.CyclePrice
+	if len(c.Classes) > 0 {
+		r.Cost = float64(r.PowerCycles) * c.CyclePrice
+		for i, k := range c.Classes {
+			hours := s.classes[i] / 3600 * c.GPUs
+			r.Classes = append(r.Classes, ClassReport{Name: k.Name, GPUHours: hours, Cost: hours * k.Price, Interruptions: f.kinds.interrupted[i]})
+			r.Cost += hours * k.Price
+		}
+	}
 	if s.all > 0 {
 		r.Attainment = 1 - s.late/s.all
 	}

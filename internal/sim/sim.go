@@ -99,7 +99,8 @@ type Config struct {
 	Hosts Hosts // the tier beneath; none where Instances is 0
 
 	GPUs       float64 // GPUs of a replica; 1
-	Price      float64 // of a GPU-hour; 2
+	Price      float64 // of a GPU-hour; 2. Where there are Classes, theirs
+	Classes    []Class // prices and limits, most preferred first; one without limit. Not with Hosts
 	CyclePrice float64 // wear of one start; 0.1
 	IdleWatts  float64 // a GPU that is on and idle, its share of the host included; 150
 	BusyWatts  float64 // a GPU whose slots are all busy; 650
@@ -207,6 +208,8 @@ func (c Config) validate(t Trace) error {
 	}{{"lead", c.Lead}, {"delay", c.Delay}, {"warmup", c.Warmup}, {"host boot", c.Hosts.Boot}, {"host hold", c.Hosts.Hold}} {
 		bad(d.v >= 0 && d.v%tick == 0, "%s %s: must be a multiple of %s", d.name, d.v, tick)
 	}
+	bad(len(c.Classes) <= maxClasses, "%d price classes: at most %d", len(c.Classes), maxClasses)
+	bad(len(c.Classes) == 0 || c.Hosts.Instances == 0, "price classes are of replicas, and a host tier is billed by the host: give one of the two")
 	bad(c.Hosts.Instances >= 0 && c.Hosts.Spare >= 0, "instances a host and spare hosts must not be negative")
 	return errors.Join(errs...)
 }

@@ -82,6 +82,11 @@ func (w *World) assumptions() []string {
 		fmt.Sprintf("A replica is billed from its start command, through %s of start, to the end of its drain.", c.Lead),
 		fmt.Sprintf("Every policy decides once in %s, between %d and %d replicas.", c.Interval, c.Min, c.Max),
 		"The bound knows the future and is exact up to simplifications that all make it lower; nothing real can reach it.")
+	for _, k := range c.Classes {
+		if k.Interruptions > 0 {
+			a = append(a, fmt.Sprintf("A %s replica that serves is taken away %.3g times an hour by chance, independently of the others, after it has finished its requests.", k.Name, k.Interruptions))
+		}
+	}
 	if c.Engine == Fluid {
 		a = append(a, "Requests are served as an amount: a slot that is free or taken by chance, and the length of single requests, are not modelled.")
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/gpupool/gpupool/internal/sim"
@@ -35,7 +36,7 @@ type rung struct {
 }
 
 func newLadder(r *sim.Report, v verdict) ladder {
-	bound := r.Bound.GPUHours * r.Config.Price
+	bound := r.Bound.GPUHours * r.Config.LeastPrice()
 	top := ladderTop(r, bound)
 	width := func(cost float64) float64 { return round2(100 * max(cost, 0) / top) }
 	l := ladder{Bound: width(bound), BoundSays: fmt.Sprintf("%s, for %s GPU-hours", amount(bound), amount(r.Bound.GPUHours))}
@@ -240,14 +241,14 @@ func world(r *sim.Report) []fact {
 		{"Seed", fmt.Sprint(r.Seed)},
 	}
 	c := r.Config
-	if c == (sim.Config{}) {
+	if c.Engine == "" { // a report without it
 		return f
 	}
 	f = append(f,
 		fact{"Replicas", fmt.Sprintf("%d to %d, of %s each", c.Min, c.Max, gpus(c.GPUs))},
 		fact{"Decisions", "every " + say(c.Interval)},
 		fact{"Metrics", fmt.Sprintf("every %s, %s late, %s lost", say(c.Sample), say(c.Delay), percentShort(c.Loss))},
-		fact{"Prices", fmt.Sprintf("%s a GPU-hour, %s a start", amount(c.Price), amount(c.CyclePrice))},
+		fact{"Prices", prices(c)},
 		fact{"Power of a GPU", fmt.Sprintf("%g W idle, %g W busy, %g W starting", c.IdleWatts, c.BusyWatts, c.BootWatts)},
 		fact{"Arrivals", fmt.Sprintf("variance over mean %.3g in 5 s", c.Dispersion)},
 		fact{"Service times", fmt.Sprintf("coefficient of variation %.3g", c.ServiceCV)},
@@ -258,6 +259,20 @@ func world(r *sim.Report) []fact {
 		fact{"Hosts beneath", hosts(c.Hosts)},
 	)
 	return f
+}
+
+// prices are those of a GPU-hour, by class where there are several, and of a
+// start.
+func prices(c sim.Config) string {
+	hours := amount(c.Price) + " a GPU-hour"
+	if len(c.Classes) > 0 {
+		var of []string
+		for _, k := range c.Classes {
+			of = append(of, k.Name+" "+amount(k.Price))
+		}
+		hours = strings.Join(of, ", ") + " a GPU-hour"
+	}
+	return hours + ", " + amount(c.CyclePrice) + " a start"
 }
 
 func say(d time.Duration) string { return seconds(d.Seconds()) }

@@ -3,6 +3,7 @@ package logtrace_test
 import (
 	"errors"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -60,12 +61,12 @@ func TestThePoolIsReplayedAtItsOwnSize(t *testing.T) {
 	p := logtrace.Pool{Rules: rules, Peak: 3}
 	var c sim.Config
 	p.Apply(&c, func(string) bool { return false })
-	if want := (sim.Config{Peak: 3, Lead: 7 * time.Minute, Slots: 2, Min: -1, Max: 6}); c != want {
+	if want := (sim.Config{Peak: 3, Lead: 7 * time.Minute, Slots: 2, Min: -1, Max: 6}); !reflect.DeepEqual(c, want) {
 		t.Errorf("%+v", c)
 	}
 	c = sim.Config{Peak: 40, Lead: time.Minute}
 	p.Apply(&c, func(string) bool { return true })
-	if want := (sim.Config{Peak: 40, Lead: time.Minute}); c != want {
+	if want := (sim.Config{Peak: 40, Lead: time.Minute}); !reflect.DeepEqual(c, want) {
 		t.Errorf("%+v", c)
 	}
 }
