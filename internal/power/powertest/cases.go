@@ -288,6 +288,12 @@ func noSoftOff(b *bench) {
 	b.want(pool.PowerOff, 1)
 }
 
+func noCapacity(b *bench) {
+	b.NoCapacity()
+	b.wantErr("on", b.on(plenty), power.ErrCapacity)
+	b.want(pool.PowerOff, 0)
+}
+
 func refused(b *bench) {
 	b.Refuse()
 	b.wantErr("on", b.on(plenty), power.ErrRefused)
@@ -320,6 +326,7 @@ func closedAfterFailure(b *bench) {
 }
 
 func noGoroutineLeft(b *bench) {
+	b.succeed("close", b.driver.Close()) // drivers may share what they speak through until the last is closed
 	for range 5 {
 		d := b.open(b.Open)
 		ctx, cancel := context.WithTimeout(context.Background(), plenty)

@@ -66,6 +66,8 @@ type Controller struct {
 	Stop func()
 	// NoSoftOff makes the controller one that has no soft-off.
 	NoSoftOff func()
+	// NoCapacity makes the controller one that has no machine left to power on.
+	NoCapacity func()
 	// Refuse makes the controller refuse every change.
 	Refuse func()
 	// Argv returns the arguments of every process that the driver started.
@@ -82,6 +84,7 @@ func (c Controller) hooks() map[string]bool {
 		"Late":        c.Late != nil,
 		"Logins":      c.Logins != nil,
 		"LoseAnswers": c.LoseAnswers != nil,
+		"NoCapacity":  c.NoCapacity != nil,
 		"NoSoftOff":   c.NoSoftOff != nil,
 		"OpenWrong":   c.OpenWrong != nil,
 		"Refuse":      c.Refuse != nil,
@@ -150,6 +153,7 @@ var cases = []contract{
 	{name: "answer late", run: answerLate, needs: []string{"Late"}},
 	{name: "wrong password", run: wrongPassword, needs: []string{"OpenWrong", "Logins"}},
 	{name: "no soft off", run: noSoftOff, needs: []string{"NoSoftOff"}},
+	{name: "no capacity", run: noCapacity, needs: []string{"NoCapacity"}},
 	{name: "refused", run: refused, needs: []string{"Refuse"}},
 	{name: "closed", run: closed},
 	{name: "closed after a failed call", run: closedAfterFailure, needs: []string{"Hang"}},

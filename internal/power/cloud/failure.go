@@ -1,0 +1,125 @@
+package cloud
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/gpupool/gpupool/internal/power"
+	"github.com/gpupool/gpupool/internal/power/https"
+)
+
+// Rule is what some of a cloud's error codes mean.
+type Rule struct {
+	codes []string // in any case
+	class error    // of package power, or errThrottled
+	means string
+}
+
+// Rules are a cloud's error codes. The first that fits counts; codes that are
+// in none are judged by the HTTP status.
+type Rules []Rule
+
+// errThrottled as the class of a rule is a request that was put off.
+var errThrottled = errors.New("asked too often")
+
+// Means is the rule on some codes: what they mean for the caller, and what to do
+// about it, which may be empty.
+func Means(class error, means string, codes ...string) Rule { return Rule{codes, class, means} }
+
+// TooOften is the rule on requests that were put off.
+func TooOften(codes ...string) Rule {
+	return Rule{codes, errThrottled, "it is asked too often"}
+}
+
+// Answer is what came of a request that failed.
+type Answer struct {
+	Change  bool            // it was a change, not a read
+	Seen    *https.Exchange // what went over the wire
+	Err     error           // as the layers between saw it, may be nil
+	Code    string          // what the cloud calls it, empty if it has no name
+	Text    string          // what the cloud says, may be empty
+	Secrets []power.Secret  // what must not be printed
+}
+
+const mostRest = time.Minute // that a Retry-After counts for
+
+// Failure is the error of a request, of one of the classes of package power.
+func (rs Rules) Failure(a Answer) error {
+	written, status, header := a.Seen.Seen()
+	means, class := rs.class(a, written, status)
+	var parts []string
+	if means != "" {
+		parts = append(parts, means)
+	}
+	if a.Code != "" || a.Text != "" {
+		parts = append(parts, strings.TrimSpace(a.Code+" "+a.Text))
+	}
+	switch mend := ""; {
+	case status >= 300:
+		parts = append(parts, "HTTP "+strconv.Itoa(status))
+	case a.Err == nil:
+	default:
+		mend = https.Mend(a.Err, "the cloud's operator")
+		switch {
+		case mend != "":
+			parts = append(parts, mend)
+		case https.End(a.Err) != nil:
+			parts = append(parts, "no answer")
+		default:
+			parts = append(parts, a.Err.Error())
+		}
+	}
+	text := https.Brief(strings.Join(parts, ": "), a.Secrets...)
+	throttled := errors.Is(class, errThrottled)
+	if throttled {
+		class = power.ErrUnreachable
+	}
+	if a.Change && status != 0 && errors.Is(class, power.ErrUnreachable) {
+		class = power.ErrRefused // it answered: it said no
+	}
+	err := fmt.Errorf("%w: %s", class, text)
+	if cause := https.End(a.Err); cause != nil {
+		err = fmt.Errorf("%w: %s: %w", class, text, cause)
+	}
+	if throttled {
+		return &Throttled{After: https.RetryAfter(header, time.Now(), 0, mostRest), Err: err}
+	}
+	return err
+}
+
+// class is what an answer means for the caller.
+func (rs Rules) class(a Answer, written bool, status int) (means string, class error) {
+	for _, r := range rs {
+		if a.Code != "" && slices.ContainsFunc(r.codes, func(c string) bool { return strings.EqualFold(c, a.Code) }) {
+			return r.means, r.class
+		}
+	}
+	switch {
+	case status == 0 && a.Change && written:
+		return "the command was sent once and not answered", power.ErrAmbiguous
+	case status == 0:
+		return "", power.ErrUnreachable
+	case status < 300 && !a.Change:
+		return "its answer cannot be read", power.ErrUnreachable
+	case status < 300:
+		return "its answer to the command cannot be read", power.ErrAmbiguous
+	case status < 400:
+		return "it answers with a redirect, which is not followed; correct the endpoint", power.ErrRefused
+	case status == http.StatusUnauthorized:
+		return "the credential is wrong, or has expired", power.ErrAuth
+	case status == http.StatusForbidden:
+		return "the credential may not do this", power.ErrRefused
+	case status == http.StatusTooManyRequests:
+		return "it is asked too often", errThrottled
+	case status >= 500 && a.Change:
+		return "it failed on the command, or behind it", power.ErrAmbiguous
+	case status >= 500:
+		return "", power.ErrUnreachable
+	}
+	return "", power.ErrRefused
+}
