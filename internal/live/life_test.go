@@ -13,9 +13,11 @@ import (
 
 	"github.com/gpupool/gpupool/internal/consul"
 	"github.com/gpupool/gpupool/internal/consul/consultest"
+	"github.com/gpupool/gpupool/internal/control"
 	"github.com/gpupool/gpupool/internal/nomad"
 	"github.com/gpupool/gpupool/internal/nomad/nomadtest"
 	"github.com/gpupool/gpupool/internal/pool"
+	"github.com/gpupool/gpupool/internal/power"
 	"github.com/gpupool/gpupool/internal/power/command"
 )
 
@@ -28,6 +30,8 @@ type life struct {
 	runner *Runner
 	log    *logBuffer
 	file   string
+	driver power.Driver
+	look   func(want int, driver power.Driver) control.Report // as another process
 }
 
 func newLife(t *testing.T) *life {
@@ -58,13 +62,24 @@ func newLife(t *testing.T) *life {
 		MaxBooting: 1, MaxDraining: 1, PowerConfirm: time.Minute, BootTimeout: 15 * time.Minute,
 		SoftOffTimeout: 5 * time.Minute, StaleAfter: 10 * time.Second, Fence: time.Second, Agent: pool.AgentNone,
 	}
+	host := pool.Host{ID: "gpu-1", NodeName: "gpu-1", GPUs: 2}
+	site := SiteConfig{
+		Hosts: []Host{{Host: host, Driver: driver}},
+		Nomad: nc, Consul: cc, Spec: nomad.PoolSpec{Name: "p", NodePool: "gpu", Device: "nvidia/gpu"}, Agent: pool.AgentNone,
+	}
+	l.look = func(n int, driver power.Driver) control.Report {
+		l.Helper()
+		other := site
+		other.Hosts = []Host{{Host: host, Driver: driver, Blind: "not asked"}}
+		report, err := Look(t.Context(), LookConfig{Pool: "p", Site: NewSite(other), Consul: cc, Limits: limits, Max: 1, Want: &n})
+		l.ok(err)
+		return report
+	}
+	l.driver = driver
 	l.runner = NewRunner(RunnerConfig{
 		Pool: "p", Consul: cc, Limits: limits, Max: 1, Poll: 200 * time.Millisecond, Log: logger,
 		Lease: consul.LeaseConfig{Holder: "the test"},
-		Site: NewSite(SiteConfig{
-			Hosts: []Host{{Host: pool.Host{ID: "gpu-1", NodeName: "gpu-1", GPUs: 2}, Driver: driver}},
-			Nomad: nc, Consul: cc, Spec: nomad.PoolSpec{Name: "p", NodePool: "gpu", Device: "nvidia/gpu"}, Agent: pool.AgentNone,
-		}),
+		Site:  NewSite(site),
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	go l.runner.Run(ctx)
@@ -183,6 +198,18 @@ func TestLife(t *testing.T) {
 		}
 		return ""
 	})
+
+	// Another process looks, and changes nothing.
+	if r := l.look(0, l.driver); len(r.Decision.Actions) != 1 || r.Decision.Actions[0].Do != pool.Cordon || r.Decision.Hosts[0].Phase != pool.Ready {
+		t.Errorf("with none wanted it would %v, and sees %+v", r.Decision.Actions, r.Decision.Hosts)
+	}
+	if r := l.look(1, l.driver); len(r.Decision.Actions) != 0 {
+		t.Errorf("with one wanted it would %v", r.Decision.Actions)
+	}
+	if r := l.look(0, nil); len(r.Decision.Actions) != 0 || r.Snapshot.Hosts[0].PowerErr != "not asked" {
+		t.Errorf("of power that it cannot read it would %v, and sees %+v", r.Decision.Actions, r.Snapshot.Hosts[0].Seen)
+	}
+	l.expect("")
 
 	// nomad node eligibility -disable, and -enable.
 	id := l.node().ID

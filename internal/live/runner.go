@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -15,6 +17,7 @@ import (
 	"github.com/gpupool/gpupool/internal/control"
 	"github.com/gpupool/gpupool/internal/pluginhost"
 	"github.com/gpupool/gpupool/internal/pool"
+	"github.com/gpupool/gpupool/internal/power"
 )
 
 // RunnerConfig is what a runner works with.
@@ -33,6 +36,10 @@ type RunnerConfig struct {
 	// status records too.
 	Lease consul.LeaseConfig
 	Log   hclog.Logger
+	// Told hears of each tick that decided something, and of each that could
+	// not, with the error and an empty report. It is called by the loop and
+	// must return soon. Default nobody.
+	Told func(control.Report, error)
 }
 
 // Runner holds a pool's lease and ticks its control loop while it does. Its
@@ -47,10 +54,13 @@ type Runner struct {
 	kick    chan struct{} // asks for a tick now
 	done    chan struct{} // closed when Run has returned
 
-	mu   sync.Mutex
-	want consul.Want    // as last read or written; Rev is 0 if there is none
-	last control.Report // of the last tick that decided
-	why  string         // why the last tick did not decide; empty if it did
+	mu     sync.Mutex
+	want   consul.Want           // as last read or written; Rev is 0 if there is none
+	last   control.Report        // of the last tick that decided
+	why    string                // why the last tick did not decide; empty if it did
+	times  map[string]pool.Times // as last read or learned; never changed
+	joules map[string]float64    // by class, since this process began
+	blind  bool                  // the record of times cannot be read, and that was logged
 }
 
 // State is what a runner knows at one moment. What it refers to is shared and
@@ -65,11 +75,23 @@ type State struct {
 	// At and Decision are of the last tick that decided, however long ago.
 	At       time.Time
 	Decision pool.Decision
+	// Held says that this process holds the pool's lease, and Gen in which
+	// generation.
+	Held bool
+	Gen  uint64
+	// Times are how long hosts take, by class, as far as it was learned.
+	Times map[string]pool.Times
+	// Joules is an estimate of the energy that hosts of each class took since
+	// this process began to act, by the figures of their classes.
+	Joules map[string]float64
 }
 
 // NewRunner makes a runner. It does no I/O.
 func NewRunner(cfg RunnerConfig) *Runner {
 	log := cfg.Log.With("pool", cfg.Pool)
+	if cfg.Told == nil {
+		cfg.Told = func(control.Report, error) {}
+	}
 	r := &Runner{
 		cfg: cfg, records: cfg.Consul.Pool(cfg.Pool), log: log, tell: newTeller(log),
 		kick: make(chan struct{}, 1), done: make(chan struct{}),
@@ -77,6 +99,7 @@ func NewRunner(cfg RunnerConfig) *Runner {
 	r.lease = r.records.NewLease(cfg.Lease)
 	r.loop = control.New(control.Config{
 		World: cfg.Site, Store: store{r}, Limits: cfg.Limits, Ambiguous: Ambiguous,
+		NoCapacity: func(err error) bool { return errors.Is(err, power.ErrCapacity) },
 		ActTimeout: actTimeout(cfg.Lease.TTL),
 		Lease: func(now time.Time) (uint64, time.Time, bool) {
 			h, ok := r.lease.Held(now)
@@ -100,7 +123,10 @@ func (r *Runner) State() State {
 	lost := r.lease.Err()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	s := State{Why: r.why, Want: r.allowed(r.want.Count), At: r.last.At, Decision: r.last.Decision}
+	s := State{
+		Why: r.why, Want: r.allowed(r.want.Count), At: r.last.At, Decision: r.last.Decision,
+		Held: held, Gen: hold.Gen, Times: r.times, Joules: maps.Clone(r.joules),
+	}
 	switch {
 	case !held && lost != nil:
 		s.Why = lost.Error()
@@ -187,6 +213,8 @@ func (r *Runner) tick(ctx context.Context) (next time.Duration) {
 		}
 	}
 	r.decided(report)
+	r.learn(ctx, report)
+	r.cfg.Told(report, nil)
 	r.tell.report(report, r.publish(ctx))
 	if !report.WantKnown || slices.ContainsFunc(report.Outcomes, func(o control.Outcome) bool { return o.Done }) {
 		return r.cfg.Poll / 5
@@ -204,6 +232,7 @@ func (r *Runner) idle(ctx context.Context) {
 // trouble is a tick that decided nothing.
 func (r *Runner) trouble(ctx context.Context, err error) {
 	r.setWhy(err.Error())
+	r.cfg.Told(control.Report{}, err)
 	r.tell.trouble(err, r.publish(ctx))
 }
 
@@ -220,7 +249,51 @@ func (r *Runner) setWhy(why string) {
 func (r *Runner) decided(report control.Report) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.last, r.why = report, ""
+	r.meter(report)
+	r.last, r.why, r.times = report, "", report.Snapshot.Times
+}
+
+// longestGap is the longest time between two ticks that energy is counted for:
+// nobody knows what was on while nobody looked.
+const longestGap = 10 * time.Minute
+
+// meter adds the energy since the last tick, by what was on then.
+func (r *Runner) meter(report control.Report) {
+	gap := report.At.Sub(r.last.At)
+	if r.last.Gen != report.Gen || gap <= 0 || gap > longestGap {
+		return
+	}
+	for _, h := range r.last.Decision.Hosts {
+		if h.Watts > 0 {
+			if r.joules == nil {
+				r.joules = make(map[string]float64)
+			}
+			r.joules[h.Class] += h.Watts * gap.Seconds()
+		}
+	}
+}
+
+// learn adds to the times what has ended since the last tick. A duration that
+// cannot be recorded is lost: another host will tell as much.
+func (r *Runner) learn(ctx context.Context, report control.Report) {
+	if len(report.Learned) == 0 {
+		return
+	}
+	times := maps.Clone(report.Snapshot.Times)
+	if times == nil {
+		times = make(map[string]pool.Times)
+	}
+	for _, s := range report.Learned {
+		times[s.Class] = times[s.Class].Add(s)
+		r.log.Info("took", "host", s.Host, "stage", s.Stage.String(), "seconds", math.Round(s.Took.Seconds()*10)/10)
+	}
+	if err := r.records.PutTimes(ctx, r.lease, times); err != nil {
+		r.log.Warn("cannot record how long hosts took", "error", err)
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.times = times
 }
 
 // adopt writes a first wanted count: what is there. It happens once in a
@@ -316,11 +389,26 @@ func (s store) Intents(ctx context.Context) (map[string]pool.Intent, error) {
 	return s.r.records.Intents(ctx)
 }
 
-// Words are not kept yet.
-func (s store) Words(context.Context) (map[string]pool.Said, error) { return nil, nil }
+func (s store) Words(ctx context.Context) (map[string]pool.Said, error) {
+	return s.r.records.Words(ctx)
+}
 
-// Times are not kept yet.
-func (s store) Times(context.Context) (map[string]pool.Times, error) { return nil, nil }
+// Times that cannot be read are learned anew: they are estimates, and no reason
+// to stop.
+func (s store) Times(ctx context.Context) (map[string]pool.Times, error) {
+	times, err := s.r.records.Times(ctx)
+	corrupt := errors.Is(err, consul.ErrCorrupt)
+	s.r.mu.Lock()
+	defer s.r.mu.Unlock()
+	if corrupt && !s.r.blind {
+		s.r.log.Warn("what was learned of how long hosts take is lost, and learned anew", "error", err)
+	}
+	s.r.blind = corrupt
+	if corrupt {
+		return nil, nil
+	}
+	return times, err
+}
 
 func (s store) Record(ctx context.Context, host string, in pool.Intent) (pool.Intent, error) {
 	if in.SettledAt.IsZero() {

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -40,18 +41,29 @@ const watchful = 2 * time.Minute
 type Site struct {
 	hosts  []Host
 	spec   nomad.PoolSpec
+	kinds  []nomad.Kind
+	own    Own
 	rule   pool.AgentRule
 	drain  time.Duration
 	nomad  *nomad.Client
 	consul *consul.Client
 	gather fleet.Config
 	rest   time.Duration
+	timed  func(call string, took time.Duration, err error)
 	log    hclog.Logger
 
 	mu    sync.Mutex
-	said  map[string]bool      // node names whose agent's trouble was logged; "" is all agents'
+	said  map[string]bool      // what was logged and is still so: a node name for its agent, "" for all agents, see say
 	power map[string]reading   // by host
 	acted map[string]time.Time // by host, the last act
+	node  string               // that this process runs on; empty while not known
+}
+
+// Own is what a process knows of where it runs.
+type Own struct {
+	Node  string // name of its Nomad node, where it was told
+	Alloc string // its Nomad allocation, which tells the node
+	Host  string // name of the machine, where neither is known
 }
 
 // reading is one reading of a host's power.
@@ -59,28 +71,42 @@ type reading struct {
 	state pool.Power
 	err   string // why it is unknown
 	at    time.Time
+	due   time.Time // when it is to be read again
 }
 
 // Host is a configured host and the way to its power.
 type Host struct {
 	pool.Host
+	// Driver is nil where there is none to be had, for who only looks: the
+	// power of such a host is unknown, and Blind says why.
 	Driver power.Driver
+	Blind  string
 }
 
 // SiteConfig is what a site is made of.
 type SiteConfig struct {
-	Hosts         []Host
-	Nomad         *nomad.Client
-	Consul        *consul.Client
-	Spec          nomad.PoolSpec
+	Hosts  []Host
+	Nomad  *nomad.Client
+	Consul *consul.Client
+	Spec   nomad.PoolSpec
+	// Kinds are the classes of a pool of several, for work that waits and fits
+	// only some. With fewer than two, nobody asks what waits.
+	Kinds []nomad.Kind
+	// Own is where this process runs. That host is never taken out of service.
+	Own           Own
 	Agent         pool.AgentRule
 	DrainDeadline time.Duration
 	Gather        fleet.Config
 	// PowerRest is how long a reading of a host's power stands before its
 	// controller is asked again, where nothing was done to the host lately.
 	// Many BMCs log every login, and some hang when asked too often. It must
-	// be well below the pool's StaleAfter. 0 asks in every sweep.
+	// be well below the pool's StaleAfter. 0 asks in every sweep. Each reading
+	// rests between half of it and all of it, by chance, so that the readings
+	// of a rack do not come in one burst for ever.
 	PowerRest time.Duration
+	// Timed is told how long each call of a power driver took: state, on, soft
+	// or hard. It may be called by several goroutines. Default nobody.
+	Timed func(call string, took time.Duration, err error)
 	// Log tells of agents that cannot be read, once each. Default none.
 	Log hclog.Logger
 }
@@ -93,9 +119,13 @@ func NewSite(cfg SiteConfig) *Site {
 	if cfg.Log == nil {
 		cfg.Log = hclog.NewNullLogger()
 	}
+	if cfg.Timed == nil {
+		cfg.Timed = func(string, time.Duration, error) {}
+	}
 	return &Site{
 		hosts: slices.Clone(cfg.Hosts), spec: cfg.Spec, rule: cfg.Agent, drain: cfg.DrainDeadline,
-		nomad: cfg.Nomad, consul: cfg.Consul, gather: cfg.Gather, rest: cfg.PowerRest, log: cfg.Log, said: make(map[string]bool),
+		kinds: cfg.Kinds, own: cfg.Own, node: cfg.Own.Node,
+		nomad: cfg.Nomad, consul: cfg.Consul, gather: cfg.Gather, rest: cfg.PowerRest, timed: cfg.Timed, log: cfg.Log, said: make(map[string]bool),
 		power: make(map[string]reading), acted: make(map[string]time.Time),
 	}
 }
@@ -104,6 +134,9 @@ func NewSite(cfg SiteConfig) *Site {
 func (s *Site) Close() error {
 	var errs []error
 	for _, h := range s.hosts {
+		if h.Driver == nil {
+			continue
+		}
 		if err := h.Driver.Close(); err != nil {
 			errs = append(errs, fmt.Errorf("close the power driver of %s: %w", h.ID, err))
 		}
@@ -123,8 +156,10 @@ func (s *Site) Observe(ctx context.Context) (pool.Snapshot, error) {
 	// sessions, and keeps one that was cut off for a minute.
 	var g errgroup.Group
 	var agents map[string]sight
+	var asks []pool.Ask
 	g.Go(guard("reading Nomad", func() error { return s.seeNodes(ctx, names, views) }))
 	g.Go(guard("reading the power", func() error { s.seePower(ctx, views); return nil }))
+	g.Go(guard("reading what waits", func() error { asks = s.seeAsks(ctx); return nil }))
 	g.Go(guard("reading the agents", func() error { agents = s.seeAgents(ctx, names); return nil }))
 	if err := g.Wait(); err != nil {
 		return pool.Snapshot{}, err
@@ -134,7 +169,39 @@ func (s *Site) Observe(ctx context.Context) (pool.Snapshot, error) {
 			views[i].Agent, views[i].AgentAt = a.Agent, a.at
 		}
 	}
-	return pool.Snapshot{At: time.Now(), Hosts: views}, nil
+	own := s.ownNode(ctx)
+	for i := range views {
+		views[i].Self = own != "" && views[i].NodeName == own
+	}
+	return pool.Snapshot{At: time.Now(), Hosts: views, Asks: asks}, nil
+}
+
+// seeAsks reads which work waits, where that decides anything. Without it the
+// classes are told apart by cost alone.
+func (s *Site) seeAsks(ctx context.Context) []pool.Ask {
+	if len(s.kinds) < 2 {
+		return nil
+	}
+	asks, err := s.nomad.Asks(ctx, s.spec, s.kinds)
+	s.say(ctx, sayAsks, err)
+	return asks
+}
+
+// ownNode is the name of the Nomad node that this process runs on, as far as
+// it is known.
+func (s *Site) ownNode(ctx context.Context) string {
+	s.mu.Lock()
+	node := s.node
+	s.mu.Unlock()
+	if node != "" || s.own.Alloc == "" {
+		return cmp.Or(node, s.own.Host)
+	}
+	node, err := s.nomad.NodeOf(ctx, s.own.Alloc)
+	s.say(ctx, sayOwn, err)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.node = node
+	return cmp.Or(node, s.own.Host)
 }
 
 // guard makes an error of a panic, which in a goroutine would end the process.
@@ -184,11 +251,7 @@ func (s *Site) seePower(ctx context.Context, views []pool.View) {
 		g.Go(func() error {
 			r, fresh := s.rested(h.ID)
 			if !fresh {
-				r = reading{at: time.Now()}
-				var err error
-				if r.state, err = readPower(ctx, h.Driver); err != nil {
-					r.state, r.err = pool.PowerUnknown, err.Error()
-				}
+				r = s.readPower(ctx, h)
 				s.remember(h.ID, r)
 			}
 			views[i].Power, views[i].PowerErr, views[i].PowerAt = r.state, r.err, r.at
@@ -205,13 +268,30 @@ func (s *Site) rested(host string) (reading, bool) {
 	defer s.mu.Unlock()
 	r, read := s.power[host]
 	acted, did := s.acted[host]
-	return r, read && now.Sub(r.at) < s.rest && (!did || now.Sub(acted) > watchful)
+	return r, read && now.Before(r.due) && (!did || now.Sub(acted) > watchful)
 }
 
 func (s *Site) remember(host string, r reading) {
+	if s.rest > 0 {
+		r.due = r.at.Add(s.rest - rand.N(s.rest/2+1))
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.power[host] = r
+}
+
+func (s *Site) readPower(ctx context.Context, h Host) reading {
+	r := reading{at: time.Now()}
+	if h.Driver == nil {
+		r.err = cmp.Or(h.Blind, "it has no power driver")
+		return r
+	}
+	state, err := readPower(ctx, h.Driver)
+	s.timed("state", time.Since(r.at), err)
+	if r.state = state; err != nil {
+		r.state, r.err = pool.PowerUnknown, err.Error()
+	}
+	return r
 }
 
 func readPower(ctx context.Context, d power.Driver) (state pool.Power, err error) {
@@ -265,8 +345,19 @@ func (s *Site) seeAgents(ctx context.Context, names []string) map[string]sight {
 	return seen
 }
 
-// say logs why an agent cannot be read, when it begins. Consul's word on the
-// agents is under the empty name.
+// What else is logged when it begins, under names that no node has.
+const (
+	sayAsks = "\x00asks"
+	sayOwn  = "\x00own"
+)
+
+var sayings = map[string]string{
+	sayAsks: "cannot read which work waits, so classes of hosts are told apart by cost alone",
+	sayOwn:  "cannot read which node this process runs on, so that host is not spared; set own_node",
+}
+
+// say logs why an agent cannot be read, when it begins, and the like. Consul's
+// word on the agents is under the empty name.
 func (s *Site) say(ctx context.Context, node string, err error) {
 	if ctx.Err() != nil {
 		return
@@ -274,7 +365,11 @@ func (s *Site) say(ctx context.Context, node string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil && !s.said[node] {
-		s.log.Warn("cannot read the agent", "node", cmp.Or(node, "all"), "error", err)
+		if what, other := sayings[node]; other {
+			s.log.Warn(what, "error", err)
+		} else {
+			s.log.Warn("cannot read the agent", "node", cmp.Or(node, "all"), "error", err)
+		}
 	}
 	s.said[node] = err != nil
 }
@@ -296,22 +391,34 @@ func (s *Site) Act(ctx context.Context, v pool.View, do pool.Verb) error {
 	s.mu.Lock()
 	s.acted[v.Host.ID] = time.Now()
 	s.mu.Unlock()
-	driver := s.hosts[i].Driver
 	switch do {
-	case pool.TurnOn:
-		return driver.On(ctx)
 	case pool.Enable:
 		return s.nomad.Enable(ctx, v.Node.ID, s.spec.Name)
 	case pool.Cordon:
 		return s.nomad.Cordon(ctx, v.Node.ID)
 	case pool.Drain:
 		return s.nomad.Drain(ctx, v.Node.ID, nomad.DrainSpec{Deadline: s.drain, Pool: s.spec.Name, Why: "surplus: to be powered off"})
-	case pool.SoftOff:
-		return driver.Off(ctx, power.Soft)
-	case pool.HardOff:
-		return driver.Off(ctx, power.Hard)
 	}
-	return fmt.Errorf("%s is not a thing to do", do)
+	driver := s.hosts[i].Driver
+	if driver == nil {
+		return fmt.Errorf("%w: %s has no power driver", power.ErrUnsupported, v.Host.ID)
+	}
+	began := time.Now()
+	var err error
+	switch do {
+	case pool.TurnOn:
+		err = driver.On(ctx)
+		s.timed("on", time.Since(began), err)
+	case pool.SoftOff:
+		err = driver.Off(ctx, power.Soft)
+		s.timed("soft", time.Since(began), err)
+	case pool.HardOff:
+		err = driver.Off(ctx, power.Hard)
+		s.timed("hard", time.Since(began), err)
+	default:
+		err = fmt.Errorf("%s is not a thing to do", do)
+	}
+	return err
 }
 
 // Ambiguous reports whether an act that failed so may still happen. A Nomad or

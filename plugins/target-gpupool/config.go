@@ -15,7 +15,6 @@ import (
 	"github.com/gpupool/gpupool/internal/live"
 	"github.com/gpupool/gpupool/internal/nomad"
 	"github.com/gpupool/gpupool/internal/pluginconfig"
-	"github.com/gpupool/gpupool/internal/pool"
 	"github.com/gpupool/gpupool/internal/power/drivers"
 	"github.com/gpupool/gpupool/internal/setting"
 )
@@ -26,6 +25,7 @@ type settings struct {
 	consul     consul.Config
 	lease      time.Duration
 	agentToken string
+	ownNode    string
 }
 
 func readSettings(config map[string]string) (settings, error) {
@@ -47,6 +47,7 @@ func declare(r pluginconfig.Reader) settings {
 		},
 		lease: r.Duration("lease_ttl", consul.DefaultTTL, "How long the lease of a pool outlives its holder. Shorter is faster to fail over; longer rides out slower networks, and gives slow power controllers more time: a power command may take two fifths of it.", setting.Between(consul.MinTTL, consul.MaxTTL)),
 	}
+	s.ownNode = r.String("own_node", "", "Name of the Nomad node that the autoscaler runs on, if that is a host of a pool: it is never taken out of service. Empty means the node of the autoscaler's own allocation or, outside Nomad, the name of the machine.")
 	s.consul.Token = resolve(r, "consul_token", "ACL token for Consul. Without it CONSUL_HTTP_TOKEN is used.")
 	s.agentToken = resolve(r, "agent_token", "Bearer token that the agents on the hosts ask for, if they do.")
 	return s
@@ -114,15 +115,15 @@ func assemble(inv *inventory.Inventory, cc *consul.Client, nc *nomad.Client, s s
 	runners := make(map[string]*live.Runner, len(inv.Pools))
 	var errs []error
 	for _, p := range inv.Pools {
-		hosts, err := powered(p)
-		limits := limitsOf(p)
+		hosts, err := live.Hosts(p)
+		limits := live.Limits(p)
 		if err := errors.Join(err, limits.Validate()); err != nil {
 			errs = append(errs, fmt.Errorf("%s: pools: %s: pool %q: %w", pluginName, s.pools, p.Name, err))
 			continue
 		}
 		site := live.NewSite(live.SiteConfig{
 			Hosts: hosts, Nomad: nc, Consul: cc,
-			Spec:          nomad.PoolSpec{Name: p.Name, NodePool: p.NodePool, Device: p.Device},
+			Spec: live.Spec(p), Kinds: live.Kinds(p), Own: own(s.ownNode),
 			Agent:         limits.Agent,
 			DrainDeadline: p.DrainDeadline,
 			Gather:        fleet.Config{Token: s.agentToken},
@@ -140,36 +141,13 @@ func assemble(inv *inventory.Inventory, cc *consul.Client, nc *nomad.Client, s s
 	return runners, nil
 }
 
-// powered makes the hosts of a pool with their power drivers.
-func powered(p inventory.Pool) ([]live.Host, error) {
-	hosts := make([]live.Host, 0, len(p.Hosts))
-	var errs []error
-	for _, h := range p.Hosts {
-		d, err := drivers.New(h.Power.Driver, h.Power.Decode)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("host %q: power %q: %w", h.ID, h.Power.Driver, err))
-			continue
-		}
-		hosts = append(hosts, live.Host{Host: pool.Host{ID: h.ID, NodeName: h.Node, GPUs: h.GPUs}, Driver: d})
+// own is where this process runs.
+func own(node string) live.Own {
+	host, err := os.Hostname()
+	if err != nil {
+		host = ""
 	}
-	return hosts, errors.Join(errs...)
-}
-
-func limitsOf(p inventory.Pool) pool.Limits {
-	rules := map[string]pool.AgentRule{
-		inventory.AgentRequired: pool.AgentRequired,
-		inventory.AgentOptional: pool.AgentOptional,
-		inventory.AgentNone:     pool.AgentNone,
-	}
-	return pool.Limits{
-		Min: p.Min, Max: p.Max, Spare: min(p.Spare, p.Max), // a max of 0 is no limit to the loop, and no host to us
-		Stagger: p.Stagger, MinOn: p.MinOn, CycleBudget: p.CycleBudget,
-		MaxBooting: p.MaxBooting, MaxDraining: p.MaxDraining,
-		PowerConfirm: p.PowerConfirm, BootTimeout: p.BootTimeout,
-		SoftOffTimeout: p.SoftOffTimeout, HardOff: p.HardOff,
-		StaleAfter: p.StaleAfter, Fence: p.Fence,
-		Agent: rules[p.Agent],
-	}
+	return live.Own{Node: node, Alloc: os.Getenv("NOMAD_ALLOC_ID"), Host: host}
 }
 
 // holder names this process to people.
