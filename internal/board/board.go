@@ -2,12 +2,17 @@
 package board
 
 import (
+	"cmp"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/gpupool/gpupool/internal/consul"
+	"github.com/gpupool/gpupool/internal/pool"
 )
 
 // Pool is what there is to show of one pool. What is not known is nil.
@@ -16,6 +21,8 @@ type Pool struct {
 	Want   *consul.Want
 	Status *consul.Status
 	Demand *Demand
+	Words  map[string]pool.Said  // what operators said, by host
+	Times  map[string]pool.Times // how long hosts take, by class
 }
 
 // Demand is what jobs ask for, in GPUs.
@@ -34,19 +41,72 @@ func Print(w io.Writer, p Pool, now time.Time) error {
 	if p.Status.Note != "" {
 		fmt.Fprintf(w, "  note: %s\n", p.Status.Note)
 	}
-	t := tabwriter.NewWriter(w, 2, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "  HOST\tPOWER\tPHASE\tFOR\tGPUS BUSY\tWHY")
-	for _, h := range p.Status.Hosts {
-		fmt.Fprintf(t, "  %s\t%s\t%s\t%s\t%s\t%s\n", h.ID, h.Power, h.Phase, Age(now.Sub(h.Since)), busy(h), h.Why)
-	}
-	if err := t.Flush(); err != nil {
+	if err := printHosts(w, p.Status.Hosts, now); err != nil {
 		return err
 	}
 	if p.Status.Omitted > 0 {
 		fmt.Fprintf(w, "  and %d hosts more\n", p.Status.Omitted)
 	}
+	printWords(w, p.Words, now)
+	printTimes(w, p.Times)
 	_, err := fmt.Fprintf(w, "  seen %s ago by %s\n", Age(now.Sub(p.Status.At)), p.Status.Holder)
 	return err
+}
+
+// printHosts prints a line for each host, with its class where there are any.
+func printHosts(w io.Writer, hosts []consul.HostStatus, now time.Time) error {
+	classes := slices.ContainsFunc(hosts, func(h consul.HostStatus) bool { return h.Class != "" })
+	t := tabwriter.NewWriter(w, 2, 0, 2, ' ', 0)
+	class := func(name string) string {
+		if !classes {
+			return ""
+		}
+		return name + "\t"
+	}
+	fmt.Fprintf(t, "  HOST\t%sPOWER\tPHASE\tFOR\tGPUS BUSY\tWHY\n", class("CLASS"))
+	for _, h := range hosts {
+		fmt.Fprintf(t, "  %s\t%s%s\t%s\t%s\t%s\t%s\n", h.ID, class(h.Class), h.Power, h.Phase, Age(now.Sub(h.Since)), busy(h), h.Why)
+	}
+	return t.Flush()
+}
+
+// printWords prints what operators said.
+func printWords(w io.Writer, words map[string]pool.Said, now time.Time) {
+	for _, host := range slices.Sorted(maps.Keys(words)) {
+		said := words[host]
+		by := cmp.Or(said.By, "nobody known")
+		if !said.At.IsZero() {
+			by += " " + Age(now.Sub(said.At)) + " ago"
+		}
+		fmt.Fprintf(w, "  said of %s: %s, by %s", host, said.Word, by)
+		if said.Reason != "" {
+			fmt.Fprintf(w, ": %s", said.Reason)
+		}
+		fmt.Fprintln(w)
+	}
+}
+
+// printTimes prints how long hosts take, as far as it was learned.
+func printTimes(w io.Writer, times map[string]pool.Times) {
+	for _, class := range slices.Sorted(maps.Keys(times)) {
+		t := times[class]
+		var parts []string
+		for _, stage := range []struct {
+			name string
+			took pool.Took
+		}{{"to boot", t.Boot}, {"to drain", t.Drain}, {"to stop", t.Stop}} {
+			if n := len(stage.took.Last); n > 0 {
+				parts = append(parts, fmt.Sprintf("%s %s (p95 %s)", Age(stage.took.Quantile(0.5)), stage.name, Age(stage.took.Quantile(0.95))))
+			}
+		}
+		if len(parts) == 0 {
+			continue
+		}
+		if class != "" {
+			class = " of " + class
+		}
+		fmt.Fprintf(w, "  hosts%s take %s\n", class, strings.Join(parts, ", "))
+	}
 }
 
 func headline(p Pool) string {
@@ -62,6 +122,9 @@ func headline(p Pool) string {
 			}
 		}
 		s += fmt.Sprintf("   ready %d of %d", serving, len(p.Status.Hosts)+p.Status.Omitted)
+	}
+	if p.Status != nil && p.Status.Watts > 0 {
+		s += fmt.Sprintf("   about %.1f kW", p.Status.Watts/1000)
 	}
 	if p.Demand != nil {
 		s += fmt.Sprintf("   demand %d GPUs (%d held, %d queued)", p.Demand.Allocated+p.Demand.Queued, p.Demand.Allocated, p.Demand.Queued)

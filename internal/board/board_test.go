@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/gpupool/gpupool/internal/consul"
+	"github.com/gpupool/gpupool/internal/pool"
 )
 
 func TestPrint(t *testing.T) {
@@ -50,5 +51,43 @@ func TestPrintWhatIsNotKnown(t *testing.T) {
 		if !strings.Contains(b.String(), part) {
 			t.Errorf("%q is not in %q", part, b.String())
 		}
+	}
+}
+
+func TestPrintClassesWordsAndTimes(t *testing.T) {
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	var b strings.Builder
+	err := Print(&b, Pool{
+		Name: "mixed",
+		Status: &consul.Status{
+			At: now, Holder: "ctl-1:4711", Watts: 10400,
+			Hosts: []consul.HostStatus{
+				{ID: "gpu-1", Class: "owned", Power: "on", Phase: "ready", GPUs: 2, Watts: 10400, Since: now},
+				{ID: "gpu-2", Class: "rented", Power: "off", Phase: "held", GPUs: 2, Since: now, Why: "held by ann@desk"},
+			},
+		},
+		Words: map[string]pool.Said{
+			"gpu-2": {Word: pool.WordHold, Reason: "fan 3 is loud", By: "ann@desk", At: now.Add(-2 * time.Hour)},
+			"gpu-1": {Word: pool.WordHold},
+		},
+		Times: map[string]pool.Times{
+			"owned": {Boot: pool.Took{Last: []float64{212, 240}}, Stop: pool.Took{Last: []float64{8}}},
+			"new":   {},
+		},
+	}, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `pool mixed   want ?   ready 1 of 2   about 10.4 kW
+  HOST   CLASS   POWER  PHASE  FOR  GPUS BUSY  WHY
+  gpu-1  owned   on     ready  0s   □□         
+  gpu-2  rented  off    held   0s   □□         held by ann@desk
+  said of gpu-1: hold, by nobody known
+  said of gpu-2: hold, by ann@desk 2h00m ago: fan 3 is loud
+  hosts of owned take 3m32s to boot (p95 4m00s), 8s to stop (p95 8s)
+  seen 0s ago by ctl-1:4711
+`
+	if b.String() != want {
+		t.Errorf("got:\n%s\nwant:\n%s", b.String(), want)
 	}
 }

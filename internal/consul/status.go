@@ -21,6 +21,8 @@ type Status struct {
 	// moment. At most 1 kB is kept.
 	Note  string       `json:"note,omitempty"`
 	Hosts []HostStatus `json:"hosts"`
+	// Watts is the estimated draw of all hosts, by the figures of their classes.
+	Watts float64 `json:"watts,omitempty"`
 	// Omitted is the number of hosts that found no room in the record.
 	Omitted int `json:"omitted,omitempty"`
 }
@@ -34,6 +36,8 @@ type HostStatus struct {
 	GPUsBusy int       `json:"gpus_busy"`
 	Why      string    `json:"why,omitempty"` // one sentence; at most 200 bytes are kept
 	Since    time.Time `json:"since,omitzero"`
+	Class    string    `json:"class,omitempty"`
+	Watts    float64   `json:"watts,omitempty"` // estimated draw, by the figures of its class
 }
 
 // maxWhy bounds the reason of one host in a status, in bytes.

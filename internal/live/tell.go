@@ -144,8 +144,9 @@ func (t *teller) status(r control.Report) consul.Status {
 	for _, h := range r.Decision.Hosts {
 		s.Hosts = append(s.Hosts, consul.HostStatus{
 			ID: h.ID, Power: h.Power.String(), Phase: h.Phase.String(), GPUs: h.GPUs, GPUsBusy: h.GPUsBusy,
-			Why: h.Why, Since: t.since[h.ID],
+			Why: h.Why, Since: t.since[h.ID], Class: h.Class, Watts: h.Watts,
 		})
+		s.Watts += h.Watts
 	}
 	return s
 }

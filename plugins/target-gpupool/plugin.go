@@ -19,6 +19,7 @@ import (
 
 	"github.com/gpupool/gpupool/internal/live"
 	"github.com/gpupool/gpupool/internal/pluginconfig"
+	"github.com/gpupool/gpupool/internal/pool"
 	"github.com/gpupool/gpupool/internal/setting"
 )
 
@@ -135,23 +136,36 @@ func (p *plugin) runner(config map[string]string) (string, *live.Runner, error) 
 // what serves now, so that hosts that boot are not ordered twice; and it is
 // not ready only while this process may not act or does not know yet.
 func (p *plugin) Status(config map[string]string) (*sdk.TargetStatus, error) {
-	pool, r, err := p.runner(config)
+	name, r, err := p.runner(config)
 	if err != nil {
 		return nil, err
 	}
 	s := r.State()
 	if !s.Ready {
-		p.log.Debug("not ready", "pool", pool, "why", s.Why)
+		p.log.Debug("not ready", "pool", name, "why", s.Why)
 	}
-	return &sdk.TargetStatus{
-		Ready: s.Ready,
-		Count: int64(s.Want),
-		Meta: map[string]string{
-			"gpupool.have":  strconv.Itoa(s.Decision.Have),
-			"gpupool.ready": strconv.Itoa(s.Decision.Ready),
-			"gpupool.note":  cmp.Or(s.Why, s.Decision.Note),
-		},
-	}, nil
+	meta := map[string]string{
+		"gpupool.have":  strconv.Itoa(s.Decision.Have),
+		"gpupool.ready": strconv.Itoa(s.Decision.Ready),
+		"gpupool.note":  cmp.Or(s.Why, s.Decision.Note),
+	}
+	if slow := slowest(s.Times); len(slow.Boot.Last) > 0 {
+		meta["gpupool.boot_p50"] = slow.Boot.Quantile(0.5).String()
+		meta["gpupool.boot_p95"] = slow.Boot.Quantile(0.95).String()
+	}
+	return &sdk.TargetStatus{Ready: s.Ready, Count: int64(s.Want), Meta: meta}, nil
+}
+
+// slowest are the times of the class that is the slowest to boot: whoever
+// plans ahead does not know which class will be powered on.
+func slowest(times map[string]pool.Times) pool.Times {
+	var slow pool.Times
+	for _, t := range times {
+		if t.Boot.Quantile(0.95) > slow.Boot.Quantile(0.95) {
+			slow = t
+		}
+	}
+	return slow
 }
 
 // Scale writes down how many hosts are wanted, and why. Making it so is the
