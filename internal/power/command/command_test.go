@@ -31,8 +31,9 @@ func TestContract(t *testing.T) {
 		WrongSecret: wrongPassword,
 		Frames:      []string{"internal/power/command.", "os/exec."},
 		Lacks: map[string]string{
-			"black hole": noNetwork,
-			"half-open":  noNetwork,
+			"black hole":  noNetwork,
+			"half-open":   noNetwork,
+			"no capacity": "its programs have no exit code for it",
 		},
 	})
 }

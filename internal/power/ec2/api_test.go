@@ -222,7 +222,7 @@ func TestRole(t *testing.T) {
 	}
 
 	d = open(t, e, role, func(c *ec2.Config) { c.AuthBackoff = "10s" }) // another account, for the lock
-	m.ends = time.Now().Add(10 * time.Second)                          // within the margin
+	m.ends = time.Now().Add(10 * time.Second)                           // within the margin
 	read("with one that ends", 4)
 	read("and ended", 5)
 

@@ -93,17 +93,21 @@ func (c Controller) hooks() map[string]bool {
 }
 
 // Run holds a driver to the contract. Each case is a subtest with a controller
-// of its own, so that the names of the subtests are the matrix of driver and
-// case; cases that the rig lacks are listed in the log of t.
+// of its own. What became of each is in the log of t, and what the rig says of
+// each is in [RowFile], from which the matrix of driver and case is made.
 func Run(t *testing.T, rig Rig) {
 	lacks := maps.Clone(rig.Lacks)
+	results := newResults()
+	t.Cleanup(func() { t.Logf("%s\n%s", t.Name(), results) })
 	for _, c := range cases {
 		if why, ok := lacks[c.name]; ok {
 			delete(lacks, c.name)
-			t.Logf("%q does not apply: %s", c.name, why)
+			results.set(c.name, Lacking+why)
 			continue
 		}
 		t.Run(c.name, func(t *testing.T) {
+			results.set(c.name, "did not end")
+			t.Cleanup(func() { results.set(c.name, result(t)) })
 			if !c.alone { // parallel cases wait until the others are done
 				t.Parallel()
 			}
@@ -112,6 +116,9 @@ func Run(t *testing.T, rig Rig) {
 	}
 	if len(lacks) > 0 {
 		t.Errorf("the rig lacks cases that the suite does not have: %s", strings.Join(slices.Sorted(maps.Keys(lacks)), ", "))
+	}
+	if err := checkRow(rig, *Update); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -159,15 +166,6 @@ var cases = []contract{
 	{name: "closed after a failed call", run: closedAfterFailure, needs: []string{"Hang"}},
 	{name: "no goroutine left", run: noGoroutineLeft, needs: []string{"Hang"}, alone: true},
 	{name: "no secret in argv", run: noSecretInArgv, needs: []string{"Argv"}},
-}
-
-// Names are the names of the cases, for a Rig's Lacks.
-func Names() []string {
-	names := make([]string, len(cases))
-	for i, c := range cases {
-		names[i] = c.name
-	}
-	return names
 }
 
 // check is what must be true of every error.

@@ -39,6 +39,7 @@ func TestContract(t *testing.T) {
 			"half-open":   noNetwork,
 			"answer lost": noAnswer,
 			"answer late": noAnswer,
+			"no capacity": "the host is there",
 			"refused":     noAnswer,
 		},
 	})
