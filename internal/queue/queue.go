@@ -98,3 +98,22 @@ func Clean(text string, secrets ...string) string {
 	}
 	return strings.TrimSpace(text)
 }
+
+// Blot takes secrets out of an error's text.
+func Blot(err error, secrets ...string) error {
+	for _, class := range []error{ErrUnreachable, ErrAuth, ErrMissing, ErrRefused, ErrInvalid} {
+		if errors.Is(err, class) {
+			return Fail(class, strings.TrimPrefix(err.Error(), class.Error()+": "), secrets...)
+		}
+	}
+	return errors.New(Clean(err.Error(), secrets...))
+}
+
+// Seconds is an age in seconds, or nil where it is none that can be.
+func Seconds(s float64) *time.Duration {
+	if !(s >= 0 && s < 1e9) {
+		return nil
+	}
+	d := time.Duration(s * float64(time.Second))
+	return &d
+}

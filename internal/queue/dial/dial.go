@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"sync"
@@ -146,12 +147,10 @@ func readPEM(path string) ([]byte, error) {
 // each call, and they are cut when its context ends, because the libraries
 // between know of deadlines to different degrees.
 type Wire struct {
-	// TLS, if not nil, is spoken from the first byte.
-	TLS *tls.Config
-
-	left  atomic.Int64 // bytes that may be read until the next call
-	mu    sync.Mutex
-	conns map[*conn]bool
+	left   atomic.Int64 // bytes that may be read until the next call
+	mu     sync.Mutex
+	conns  map[*conn]bool
+	closed bool
 }
 
 // Call begins a call: connections may read [MaxAnswer] until done is called,
@@ -160,6 +159,14 @@ func (w *Wire) Call(ctx context.Context) (done func()) {
 	w.left.Store(MaxAnswer)
 	stop := context.AfterFunc(ctx, w.Cut)
 	return func() { stop() }
+}
+
+// Close closes all connections and opens none any more.
+func (w *Wire) Close() {
+	w.mu.Lock()
+	w.closed = true
+	w.mu.Unlock()
+	w.Cut()
 }
 
 // Cut closes all connections.
@@ -180,21 +187,68 @@ func (w *Wire) DialContext(ctx context.Context, network, address string) (net.Co
 		return nil, err
 	}
 	c := &conn{Conn: raw, wire: w}
-	w.mu.Lock()
-	if w.conns == nil {
-		w.conns = make(map[*conn]bool)
+	if !w.keep(c) {
+		_ = raw.Close()
+		return nil, ErrClosed
 	}
-	w.conns[c] = true
-	w.mu.Unlock()
-	if w.TLS == nil {
-		return c, nil
+	return c, nil
+}
+
+// DialTLS opens a connection that speaks TLS from its first byte, or a plain
+// one if the config is nil.
+func (w *Wire) DialTLS(ctx context.Context, network, address string, cfg *tls.Config) (net.Conn, error) {
+	c, err := w.DialContext(ctx, network, address)
+	if err != nil || cfg == nil {
+		return c, err
 	}
-	t := tls.Client(c, w.TLS)
+	if cfg.ServerName == "" {
+		cfg = cfg.Clone()
+		cfg.ServerName, _, _ = net.SplitHostPort(address)
+	}
+	t := tls.Client(c, cfg)
 	if err := t.HandshakeContext(ctx); err != nil {
 		_ = c.Close()
 		return nil, err
 	}
 	return t, nil
+}
+
+// Guard reads along what a server answers, and ends the connection where the
+// reader says that the protocol's library should not see it, such as a length
+// that the library would allocate without having seen the bytes.
+func Guard(c net.Conn, reader interface{ Feed([]byte) bool }) net.Conn {
+	return &guard{c, reader}
+}
+
+type guard struct {
+	net.Conn
+	reader interface{ Feed([]byte) bool }
+}
+
+// ErrForeign ends a connection that a [Guard] refused.
+var ErrForeign = errors.New("the answer is not in the protocol that was spoken, or larger than any that was asked for")
+
+func (g *guard) Read(p []byte) (int, error) {
+	n, err := g.Conn.Read(p)
+	if !g.reader.Feed(p[:n]) {
+		_ = g.Close()
+		return 0, ErrForeign
+	}
+	return n, err
+}
+
+// keep remembers a connection. It is false if the wire was closed meanwhile.
+func (w *Wire) keep(c *conn) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed {
+		return false
+	}
+	if w.conns == nil {
+		w.conns = make(map[*conn]bool)
+	}
+	w.conns[c] = true
+	return true
 }
 
 // ErrTooMuch ends an answer that is longer than [MaxAnswer].
@@ -231,14 +285,34 @@ func Class(ctx context.Context, err error) error {
 	var alert tls.AlertError
 	var errno syscall.Errno
 	switch {
-	case errors.Is(err, ErrTooMuch):
+	case errors.Is(err, ErrTooMuch), errors.Is(err, ErrForeign):
 		return queue.ErrInvalid
 	case ctx.Err() != nil,
 		errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled), errors.Is(err, os.ErrDeadlineExceeded),
-		errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed), errors.Is(err, io.ErrClosedPipe),
+		errors.Is(err, ErrClosed), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed), errors.Is(err, io.ErrClosedPipe),
 		errors.As(err, &host), errors.As(err, &network), errors.As(err, &errno),
 		errors.As(err, &cert), errors.As(err, &record), errors.As(err, &alert):
 		return queue.ErrUnreachable
 	}
 	return nil
+}
+
+// Names joins tables of names. The later ones win.
+func Names(tables ...map[string]string) map[string]string {
+	out := make(map[string]string)
+	for _, t := range tables {
+		maps.Copy(out, t)
+	}
+	return out
+}
+
+// HostPorts is a rule: one or more of host:port.
+func HostPorts(addresses []string) bool {
+	for _, a := range addresses {
+		host, port, err := net.SplitHostPort(a)
+		if err != nil || host == "" || port == "" {
+			return false
+		}
+	}
+	return len(addresses) > 0
 }

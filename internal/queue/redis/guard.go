@@ -1,13 +1,6 @@
 package redis
 
-import (
-	"errors"
-	"net"
-	"strconv"
-)
-
-// errNoRESP ends a connection to something that does not answer as Redis does.
-var errNoRESP = errors.New("the answer is not in Redis's protocol, or larger than any that was asked for")
+import "strconv"
 
 const (
 	maxLine  = 64 << 10 // bytes: errors and counts
@@ -15,31 +8,16 @@ const (
 	maxArray = 1 << 16  // elements
 )
 
-// guard reads along what Redis answers and ends the connection at a length
-// that the client would allocate without having seen the bytes. It knows
-// RESP2: https://redis.io/docs/latest/develop/reference/protocol-spec/.
-type guard struct {
-	net.Conn
-	resp resp
-}
-
-func (g *guard) Read(p []byte) (int, error) {
-	n, err := g.Conn.Read(p)
-	if !g.resp.feed(p[:n]) {
-		_ = g.Close()
-		return 0, errNoRESP
-	}
-	return n, err
-}
-
-// resp is where in a stream of RESP2 a reader is.
+// resp is where in a stream of RESP2 a reader is. It refuses lengths that the
+// client would allocate without having seen the bytes:
+// https://redis.io/docs/latest/develop/reference/protocol-spec/.
 type resp struct {
 	line []byte // so far, of the line that says what comes
 	skip int    // bytes of a string that come first
 }
 
-// feed reads on. It is false once the stream is not what it should be.
-func (r *resp) feed(p []byte) bool {
+// Feed reads on. It is false once the stream is not what it should be.
+func (r *resp) Feed(p []byte) bool {
 	for len(p) > 0 {
 		if r.skip > 0 {
 			n := min(r.skip, len(p))

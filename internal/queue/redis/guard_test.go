@@ -19,7 +19,7 @@ func TestGuard(t *testing.T) {
 			got := true
 			for rest := text; rest != "" && got; {
 				n := min(size, len(rest))
-				got, rest = r.feed([]byte(rest[:n])), rest[n:]
+				got, rest = r.Feed([]byte(rest[:n])), rest[n:]
 			}
 			if got != want {
 				t.Errorf("%.40q in parts of %d: %v, want %v", text, size, got, want)
@@ -35,9 +35,9 @@ func FuzzGuard(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, data []byte, cut uint8) {
 		var whole, parts resp
-		a := whole.feed(data)
+		a := whole.Feed(data)
 		n := min(int(cut), len(data))
-		b := parts.feed(data[:n]) && parts.feed(data[n:])
+		b := parts.Feed(data[:n]) && parts.Feed(data[n:])
 		if a != b {
 			t.Errorf("whole %v, cut at %d %v", a, n, b)
 		}

@@ -40,7 +40,7 @@ type Server struct {
 func declareServer(r *setting.Reader) Server {
 	s := Server{
 		Addresses: r.List("address", nil, "The server, `host:port`. With `sentinel_master`, its Sentinels, separated by commas.", setting.Rule[[]string]{
-			Text: "host:port", OK: hostPorts,
+			Text: "host:port", OK: dial.HostPorts,
 		}),
 		Sentinel:         r.String("sentinel_master", "", "Ask the Sentinels at `address` for the master of this name."),
 		Username:         r.String("username", "", "User of the ACL. Without it, the default user."),
@@ -57,19 +57,9 @@ func declareServer(r *setting.Reader) Server {
 	return s
 }
 
-func hostPorts(addresses []string) bool {
-	for _, a := range addresses {
-		host, port, err := net.SplitHostPort(a)
-		if err != nil || host == "" || port == "" {
-			return false
-		}
-	}
-	return len(addresses) > 0
-}
-
 // serverKEDA has KEDA's names of a server's keys.
 func serverKEDA(more map[string]string) map[string]string {
-	out := map[string]string{
+	return dial.Names(dial.KEDA, map[string]string{
 		"address":           "address, addresses",
 		"sentinel_master":   "sentinelMaster",
 		"username":          "username",
@@ -78,20 +68,14 @@ func serverKEDA(more map[string]string) map[string]string {
 		"sentinel_password": "sentinelPassword",
 		"database_index":    "databaseIndex",
 		"tls":               "enableTLS",
-	}
-	for _, m := range []map[string]string{dial.KEDA, more} {
-		for k, v := range m {
-			out[k] = v
-		}
-	}
-	return out
+	}, more)
 }
 
 // client speaks to one server for one source.
 type client struct {
 	server Server
 	wire   dial.Wire
-	tls    *tls.Config // nil is without; the server's name is set for each connection
+	tls    *tls.Config // nil is without
 	redis  *redis.Client
 
 	mu      sync.Mutex
@@ -137,23 +121,11 @@ func (c *client) dial(ctx context.Context, network, address string) (net.Conn, e
 
 // connect opens one connection.
 func (c *client) connect(ctx context.Context, network, address string) (net.Conn, error) {
-	raw, err := c.wire.DialContext(ctx, network, address)
+	conn, err := c.wire.DialTLS(ctx, network, address, c.tls)
 	if err != nil {
 		return nil, err
 	}
-	if c.tls == nil {
-		return &guard{Conn: raw}, nil
-	}
-	cfg := c.tls.Clone()
-	if cfg.ServerName == "" {
-		cfg.ServerName, _, _ = net.SplitHostPort(address)
-	}
-	t := tls.Client(raw, cfg)
-	if err := t.HandshakeContext(ctx); err != nil {
-		_ = raw.Close()
-		return nil, err
-	}
-	return &guard{Conn: t}, nil
+	return dial.Guard(conn, new(resp)), nil
 }
 
 // master asks one Sentinel after the other where the master is.
@@ -207,7 +179,7 @@ func (c *client) use(secret string) {
 
 func (c *client) close() error {
 	err := c.redis.Close()
-	c.wire.Cut()
+	c.wire.Close()
 	if errors.Is(err, redis.ErrClosed) {
 		return nil
 	}
@@ -220,7 +192,7 @@ func (c *client) fail(ctx context.Context, what string, err error) error {
 	var said redis.Error
 	switch text := err.Error(); {
 	case class != nil:
-	case errors.Is(err, errNoRESP), !errors.As(err, &said):
+	case !errors.As(err, &said):
 		class = queue.ErrInvalid
 		if errors.Is(err, redis.ErrClosed) || errors.Is(err, redis.ErrPoolTimeout) {
 			class = queue.ErrUnreachable

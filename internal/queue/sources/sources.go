@@ -4,7 +4,11 @@ package sources
 
 import (
 	"github.com/gpupool/gpupool/internal/queue"
+	"github.com/gpupool/gpupool/internal/queue/metricsapi"
+	"github.com/gpupool/gpupool/internal/queue/nomad"
+	"github.com/gpupool/gpupool/internal/queue/prometheus"
 	"github.com/gpupool/gpupool/internal/queue/redis"
+	"github.com/gpupool/gpupool/internal/queue/sqs"
 	"github.com/gpupool/gpupool/internal/setting"
 )
 
@@ -12,6 +16,14 @@ import (
 // there is one.
 func Kinds() []queue.Kind {
 	return []queue.Kind{
+		kind("aws-sqs-queue", "the messages of an Amazon SQS queue",
+			sqs.Declare, sqs.New, sqs.KEDA(), "queue_length"),
+		kind("metrics-api", "a number that an HTTP endpoint answers in JSON",
+			metricsapi.Declare, metricsapi.New, metricsapi.KEDA(), "target_value"),
+		kind("nomad-dispatch", "the dispatched instances of a parameterized Nomad job",
+			nomad.Declare, nomad.New, nil, "target"),
+		kind("prometheus", "the one sample that a PromQL query gives",
+			prometheus.Declare, prometheus.New, prometheus.KEDA(), "threshold"),
 		kind("redis", "the elements of a Redis list, set, sorted set or hash",
 			redis.DeclareList, redis.NewList, redis.ListKEDA(), "list_length"),
 		kind("redis-streams", "the entries of a Redis stream that a consumer group has not done",
