@@ -431,3 +431,24 @@ func (l *Lease) trouble(ctx context.Context, err error) {
 type troubled struct{ error }
 
 func (t *troubled) Unwrap() error { return t.error }
+
+// Holder reads who holds the pool's lease now: the name that it gave itself,
+// empty while nobody does.
+func (p *Pool) Holder(ctx context.Context) (string, error) {
+	key, err := p.key("lease")
+	if err != nil {
+		return "", err
+	}
+	pair, err := p.c.get(ctx, key)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return "", nil
+	case err != nil:
+		return "", err
+	case pair.Session == "":
+		return "", nil
+	}
+	var c claim
+	_ = json.Unmarshal(pair.Value, &c) // it is for people: the lock is the session
+	return cmp.Or(clip(c.Holder, maxText), "a process without a name"), nil
+}

@@ -1,0 +1,84 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/hashicorp/nomad/api"
+	"github.com/spf13/cobra"
+
+	"github.com/gpupool/gpupool/internal/consul"
+	"github.com/gpupool/gpupool/internal/nomad"
+	"github.com/gpupool/gpupool/internal/setting"
+)
+
+// consulFlags say which Consul is meant. Its environment variables stand in for
+// what is not said.
+type consulFlags struct{ cfg consul.Config }
+
+func (f *consulFlags) register(cmd *cobra.Command) {
+	fl := cmd.Flags()
+	fl.StringVar(&f.cfg.Address, "consul-address", "", "Consul's address (default $CONSUL_HTTP_ADDR, or 127.0.0.1:8500)")
+	fl.StringVar(&f.cfg.Prefix, "consul-prefix", consul.DefaultPrefix, "where in Consul's KV store the pools' records are")
+}
+
+// nomadFlags say which Nomad is meant, likewise.
+type nomadFlags struct{ address string }
+
+func (f *nomadFlags) register(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.address, "nomad-address", "", "Nomad's address (default $NOMAD_ADDR, or http://127.0.0.1:4646)")
+}
+
+func (f *nomadFlags) client() (*nomad.Client, error) {
+	cfg := api.DefaultConfig()
+	if f.address != "" {
+		cfg.Address = f.address
+	}
+	return nomad.New(nomad.Config{API: cfg})
+}
+
+// poolOf finds the pool that a host is in by the last status of each, or takes
+// the one that was named. A name that no pool knows is most likely misspelt.
+func poolOf(ctx context.Context, c *consul.Client, pool, host string) (string, error) {
+	pools := []string{pool}
+	if pool == "" {
+		var err error
+		if pools, err = c.Pools(ctx); err != nil {
+			return "", err
+		}
+	}
+	var in, known []string
+	whole := true
+	for _, name := range pools {
+		s, err := c.Pool(name).Status(ctx)
+		if errors.Is(err, consul.ErrNotFound) {
+			whole = false
+			continue
+		}
+		if err != nil {
+			return "", err
+		}
+		whole = whole && s.Omitted == 0
+		for _, h := range s.Hosts {
+			known = append(known, h.ID)
+			if h.ID == host {
+				in = append(in, name)
+			}
+		}
+	}
+	switch {
+	case len(in) == 1:
+		return in[0], nil
+	case len(in) > 1:
+		return "", fmt.Errorf("pools %s each have a host %s: say which by --pool", strings.Join(in, " and "), host)
+	case pool != "" && !whole:
+		return pool, nil // it may be one that the status has no room for, or be new
+	case len(known) == 0:
+		return "", fmt.Errorf("no pool has a status in Consul at %s yet, so it is not known which one has host %s: say it by --pool", c.Address(), host)
+	}
+	slices.Sort(known)
+	return "", fmt.Errorf("no host %s in the pools that Consul at %s knows; %s", host, c.Address(), setting.Suggest(host, known[:min(len(known), 50)]))
+}
