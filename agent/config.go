@@ -28,6 +28,7 @@ type config struct {
 	Period    time.Duration // between samples
 	NVML      string        // path or name of the library
 	TokenFile string        // file with the bearer token
+	instances instancesConfig
 	LogLevel  slog.Level
 	Version   bool // print it and end
 
@@ -50,6 +51,7 @@ func flags(c *config) *flag.FlagSet {
 	f.DurationVar(&c.Period, "period", time.Second, "`time` between samples of a GPU, 100ms to 10s")
 	f.StringVar(&c.NVML, "nvml", nvml.DefaultPath, "`path` of NVIDIA's management library, or its name for the dynamic linker")
 	f.StringVar(&c.TokenFile, "token-file", "", "`file` with the bearer token that requests must have; the default is "+envPrefix+"TOKEN, or none")
+	c.instances.flags(f)
 	f.TextVar(&c.LogLevel, "log-level", slog.LevelInfo, "least `level` that is logged: debug, info, warn or error")
 	f.BoolVar(&c.Version, "version", false, "print the version and end")
 	f.Usage = func() {
@@ -82,6 +84,7 @@ func parse(args []string, env func(string) string, out io.Writer) (config, error
 		errs = append(errs, fmt.Errorf("argument %q: the agent takes flags only", f.Arg(0)))
 	}
 	c.token = env(envPrefix + "TOKEN")
+	c.instances.environment(env)
 	errs = append(errs, c.validate())
 	return c, errors.Join(errs...)
 }
@@ -135,6 +138,7 @@ func (c *config) validate() error {
 			}
 		}
 	}
+	errs = append(errs, c.instances.validate(c.token != ""))
 	if strings.ContainsFunc(c.token, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		bad("the bearer token has blanks or characters other than ASCII")
 	}

@@ -37,6 +37,12 @@ func serveHost(ctx context.Context, cfg config, log *slog.Logger) error {
 		Log:    log,
 	})
 	snapshot := describe(sampler, cfg.Node, log)
+	servers, err := watchInstances(cfg, snapshot, log)
+	if err != nil {
+		_ = listener.Close()
+		return err
+	}
+	snapshot = servers.describe(snapshot)
 	registration, err := registrar(cfg, listener, snapshot, log)
 	if err != nil {
 		_ = listener.Close()
@@ -46,6 +52,7 @@ func serveHost(ctx context.Context, cfg config, log *slog.Logger) error {
 	if registration != nil {
 		answers.Consul = registration.State
 	}
+	servers.answer(&answers)
 	server := serve.Server(serve.Handler(answers))
 	server.ErrorLog = slog.NewLogLogger(log.Handler(), slog.LevelWarn)
 
@@ -55,6 +62,7 @@ func serveHost(ctx context.Context, cfg config, log *slog.Logger) error {
 			registration.Run(ctx)
 		}
 	})
+	watched := background(func() { servers.run(ctx) })
 	sampled := background(func() {
 		if err := sampler.Run(ctx); err != nil {
 			stop(fmt.Errorf("%w; a new process loads the new one", err))
@@ -66,6 +74,7 @@ func serveHost(ctx context.Context, cfg config, log *slog.Logger) error {
 	<-ctx.Done()
 	log.Info("the agent ends", "why", context.Cause(ctx))
 	<-registered // first: nobody is to be sent here any more
+	<-watched
 	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 	defer cancel()
 	_ = server.Shutdown(grace) // requests that do not end are cut off
@@ -118,16 +127,9 @@ func asSeenBy(root bool, s fleet.Snapshot) fleet.Snapshot {
 
 // registrar makes the registration in Consul, or nil if there is to be none.
 func registrar(cfg config, listener net.Listener, snapshot func() fleet.Snapshot, log *slog.Logger) (*register.Registration, error) {
-	if cfg.Consul == "off" {
-		return nil, nil
-	}
-	settings := consul.DefaultConfig() // with Consul's environment variables
-	if cfg.Consul != "" {
-		settings.Address = cfg.Consul
-	}
-	client, err := consul.NewClient(settings)
-	if err != nil {
-		return nil, fmt.Errorf("-consul %q: %w", cfg.Consul, err)
+	client, err := consulClient(cfg)
+	if client == nil || err != nil {
+		return nil, err
 	}
 	if cfg.port == 0 {
 		cfg.port = listener.Addr().(*net.TCPAddr).Port
@@ -142,4 +144,21 @@ func registrar(cfg config, listener net.Listener, snapshot func() fleet.Snapshot
 		Verdict: func() register.Verdict { return register.Judge(snapshot()) },
 		Log:     log,
 	}), nil
+}
+
+// consulClient is a client of the Consul agent on this host, nil if there is to
+// be none.
+func consulClient(cfg config) (*consul.Client, error) {
+	if cfg.Consul == "off" {
+		return nil, nil
+	}
+	settings := consul.DefaultConfig() // with Consul's environment variables
+	if cfg.Consul != "" {
+		settings.Address = cfg.Consul
+	}
+	client, err := consul.NewClient(settings)
+	if err != nil {
+		return nil, fmt.Errorf("-consul %q: %w", cfg.Consul, err)
+	}
+	return client, nil
 }

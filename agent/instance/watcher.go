@@ -87,8 +87,7 @@ type watched struct {
 	woken    time.Time
 	sending  bool // a warm-up request is on its way
 	acting   sync.Mutex
-	changes  map[fleet.InstanceState]uint64 // into each state
-	warmedAt time.Time                      // the last warm-up that was learned from
+	warmedAt time.Time // the last warm-up that was learned from
 }
 
 type value struct {
@@ -204,7 +203,7 @@ func (w *Watcher) take(ctx context.Context, list []candidate, now time.Time) {
 // meet begins to watch a candidate.
 func (w *Watcher) meet(ctx context.Context, c candidate, now time.Time) *watched {
 	ctx, cancel := context.WithCancel(ctx)
-	i := &watched{candidate: c, cancel: cancel, flaws: map[engine.Flaw]uint64{}, changes: map[fleet.InstanceState]uint64{}}
+	i := &watched{candidate: c, cancel: cancel, flaws: map[engine.Flaw]uint64{}}
 	i.forget()
 	if left, there := w.left[c.id]; there {
 		w.adopt(i, left, now)
@@ -424,7 +423,6 @@ func (w *Watcher) step(i *watched, look *engine.Look, warmUp *WarmUpOutcome, now
 	if m.State == before.State {
 		return
 	}
-	i.changes[m.State]++
 	w.notify()
 	if i.profile.Name != "" {
 		w.cfg.Log.Info("instance", "state", m.State, "was", before.State, "instance", i.id, "job", i.place.Job, "why", m.Why)
@@ -545,19 +543,6 @@ func (w *Watcher) Flaws() map[string]map[engine.Flaw]uint64 {
 	for id, i := range w.found {
 		if i.profile.Name != "" {
 			out[id] = maps.Clone(i.flaws)
-		}
-	}
-	return out
-}
-
-// Changes are how often each instance came into each state, by ID.
-func (w *Watcher) Changes() map[string]map[fleet.InstanceState]uint64 {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	out := map[string]map[fleet.InstanceState]uint64{}
-	for id, i := range w.found {
-		if i.profile.Name != "" {
-			out[id] = maps.Clone(i.changes)
 		}
 	}
 	return out

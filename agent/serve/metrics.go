@@ -62,11 +62,11 @@ var (
 
 // Metrics are all metrics of the agent, but those of the Go runtime (go_*) and
 // of the process (process_*).
-var Metrics = []Metric{
+var Metrics = append([]Metric{
 	buildInfo, consulRegistered, consulErrors, driverUp, driverInfo, driverEpoch,
 	gpuInfo, gpuState, gpuAge, gpuBusy, gpuMemoryUsed, gpuMemoryReserved, gpuMemoryTotal, gpuPower, gpuTemperature,
 	gpuProcesses, allocMemory, outsideGPUs, outsideProcesses,
-}
+}, instanceMetrics...)
 
 // collector makes the metrics from one snapshot a scrape.
 type collector struct {
@@ -111,6 +111,7 @@ func (c *collector) Collect(to chan<- prometheus.Metric) {
 	for _, g := range s.GPUs {
 		collectGPU(g, send)
 	}
+	c.cfg.Instances.collect(s.Instances, send)
 }
 
 func collectGPU(g fleet.GPU, send func(m Metric, value float64, labels ...string)) {

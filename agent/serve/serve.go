@@ -25,6 +25,8 @@ type Config struct {
 	Consul func() (registered bool, failures uint64)
 	// Token is what requests other than GET /healthz must bear; empty for none.
 	Token string
+	// Instances is what is known of the model servers besides the snapshot.
+	Instances Instances
 }
 
 // inFlight is how many requests are answered at a time. More are refused.
@@ -56,6 +58,7 @@ func Handler(cfg Config) http.Handler {
 	mux.Handle("GET "+fleet.SnapshotPath, authorized(cfg.Token, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, cfg.Snapshot())
 	})))
+	cfg.Instances.handle(mux, cfg.Token)
 	mux.Handle("GET /metrics", authorized(cfg.Token, metrics))
 	return bounded(mux)
 }
