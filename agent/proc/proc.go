@@ -37,8 +37,32 @@ type Owner struct {
 	Comm  string // the kernel's name for the process, printable, at most 15 bytes
 	Alloc string // ID of the Nomad allocation; empty if there is none
 	Task  string // name of the allocation's task, where it is known
+	// Devices are the UUIDs of the GPUs and MIG devices that the allocation was
+	// given, as its NVIDIA_VISIBLE_DEVICES says, which Nomad's device plugin
+	// sets. Nil if that is not known.
+	Devices []string
 	// Err is why an empty Alloc does not prove that there is no allocation.
 	Err error
+}
+
+// Foreign says that the process has an allocation, and that this was given
+// other GPUs than the one with this UUID, or other MIG devices than mig if that
+// is not empty. It is false wherever that is not certain.
+func (o Owner) Foreign(gpu, mig string) bool {
+	if o.Alloc == "" || len(o.Devices) == 0 {
+		return false
+	}
+	for _, d := range o.Devices {
+		switch {
+		case d == gpu, d == mig:
+			return false
+		case strings.HasPrefix(d, "MIG-") && mig == "": // perhaps a part of it
+			return false
+		case strings.Contains(d, gpu): // MIG-GPU-UUID/1/0, as drivers before R470 name parts
+			return false
+		}
+	}
+	return true
 }
 
 // Table answers for the processes of one /proc. It is safe for concurrent
@@ -77,8 +101,8 @@ func (t *Table) Owner(pid int) Owner {
 		}
 		return Owner{Err: err}
 	}
-	owner := Owner{Comm: stat.comm}
-	owner.Alloc, owner.Task, owner.Err = t.alloc(pid, stat)
+	owner := t.find(pid, stat)
+	owner.Comm = stat.comm
 	if owner.Alloc != "" {
 		t.remember(pid, known{stat.started, owner})
 	}
@@ -101,28 +125,32 @@ func (t *Table) remember(pid int, k known) {
 	t.seen[pid] = k
 }
 
-// alloc looks for the allocation of a process.
-func (t *Table) alloc(pid int, stat stat) (alloc, task string, err error) {
+// find looks for the allocation of a process.
+func (t *Table) find(pid int, stat stat) Owner {
+	environ, err := t.read(pid, "environ", maxEnviron)
+	told, found := parseEnviron(environ)
 	if group, err := t.read(pid, "cgroup", maxSmallFile); err == nil {
 		if alloc, task, ok := parseCgroup(string(group)); ok {
-			return alloc, task, nil
+			owner := Owner{Alloc: alloc, Task: task}
+			if told.Alloc == alloc { // else somebody overwrote it
+				owner.Devices = told.Devices
+			}
+			return owner
 		}
 	}
-	environ, err := t.read(pid, "environ", maxEnviron)
-	if err != nil {
-		return "", "", fmt.Errorf("environment of process %d: %w (the agent runs as root to read it)", pid, err)
+	switch {
+	case err != nil:
+		return Owner{Err: fmt.Errorf("environment of process %d: %w (the agent runs as root to read it)", pid, err)}
+	case found:
+		return told
 	}
-	if alloc, task, ok := parseEnviron(environ); ok {
-		return alloc, task, nil
-	}
-	alloc, task = t.inherited(stat.parent)
-	return alloc, task, nil
+	return t.inherited(stat.parent)
 }
 
 // inherited looks for an allocation in the environments of a process and its
 // ancestors. It ends at one that ended meanwhile, as init has its children
 // now, and at one of another user, as those above it are too.
-func (t *Table) inherited(pid int) (alloc, task string) {
+func (t *Table) inherited(pid int) Owner {
 	for range maxAncestors {
 		if pid <= 1 {
 			break
@@ -131,8 +159,8 @@ func (t *Table) inherited(pid int) (alloc, task string) {
 		if err != nil {
 			break
 		}
-		if alloc, task, ok := parseEnviron(environ); ok {
-			return alloc, task
+		if owner, ok := parseEnviron(environ); ok {
+			return owner
 		}
 		stat, err := t.stat(pid)
 		if err != nil {
@@ -140,7 +168,7 @@ func (t *Table) inherited(pid int) (alloc, task string) {
 		}
 		pid = stat.parent
 	}
-	return "", ""
+	return Owner{}
 }
 
 // read reads a file of a process.
@@ -216,7 +244,7 @@ func parseCgroup(text string) (alloc, task string, ok bool) {
 
 // parseEnviron looks for an allocation in /proc/PID/environ: variables
 // separated by NUL.
-func parseEnviron(environ []byte) (alloc, task string, ok bool) {
+func parseEnviron(environ []byte) (owner Owner, ok bool) {
 	for len(environ) > 0 {
 		variable, rest, whole := bytes.Cut(environ, []byte{0})
 		if !whole {
@@ -226,16 +254,34 @@ func parseEnviron(environ []byte) (alloc, task string, ok bool) {
 		switch name, value, _ := bytes.Cut(variable, []byte{'='}); string(name) {
 		case "NOMAD_ALLOC_ID":
 			if allocID.Match(value) {
-				alloc = string(value)
+				owner.Alloc = string(value)
 			}
 		case "NOMAD_TASK_NAME":
-			task = printable(string(value))
+			owner.Task = printable(string(value))
+		case "NVIDIA_VISIBLE_DEVICES":
+			owner.Devices = parseDevices(string(value))
 		}
 	}
-	if alloc == "" {
-		return "", "", false
+	if owner.Alloc == "" {
+		return Owner{}, false
 	}
-	return alloc, task, true
+	return owner, true
+}
+
+// deviceID is the UUID of a GPU or a MIG device.
+var deviceID = regexp.MustCompile(`^(GPU|MIG|MIG-GPU)-` + uuid + `(/[0-9]+/[0-9]+)?$`)
+
+// parseDevices reads the value of NVIDIA_VISIBLE_DEVICES. It is nil unless all
+// are UUIDs: an index changes with the boot, and "all" is no grant.
+func parseDevices(value string) (ids []string) {
+	const most = 64
+	for id := range strings.SplitSeq(value, ",") {
+		if !deviceID.MatchString(id) || len(ids) == most {
+			return nil
+		}
+		ids = append(ids, id)
+	}
+	return ids
 }
 
 // printable makes a text that any process can choose fit for logs and labels.

@@ -144,9 +144,9 @@ func TestParseEnviron(t *testing.T) {
 		{"empty", "", "", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			alloc, task, ok := parseEnviron([]byte(tt.text))
-			if alloc != tt.alloc || task != tt.task || ok != (tt.alloc != "") {
-				t.Errorf("parseEnviron = %q, %q, %t, want %q, %q", alloc, task, ok, tt.alloc, tt.task)
+			got, ok := parseEnviron([]byte(tt.text))
+			if got.Alloc != tt.alloc || got.Task != tt.task || ok != (tt.alloc != "") {
+				t.Errorf("parseEnviron = %+v, %t, want %q, %q", got, ok, tt.alloc, tt.task)
 			}
 		})
 	}
