@@ -1,7 +1,8 @@
 /*
  * A stand-in for NVIDIA's libnvidia-ml.so.1 that answers from a file; see
- * ../README.md. It keeps no state but whether it is initialised: each call
- * reads the file again, so a test changes a GPU by replacing the file.
+ * ../README.md. Each call reads the file again, so a test changes a GPU by
+ * replacing the file. All that is kept between calls is whether the library is
+ * initialised, and what event sets and monitor samples have to keep.
  */
 #include <fcntl.h>
 #include <stdatomic.h>
@@ -120,7 +121,12 @@ static void hang(const char *key)
 	}
 }
 
-static int index_of(device d) { return (int)(uintptr_t)d - 1; }
+/* The handle of a GPU, or of the MIG device in one of its slots. */
+static device handle(int gpu, int slot) { return (device)(uintptr_t)((gpu + 1) | (slot + 1) << 16); }
+
+static int index_of(device d) { return (int)((uintptr_t)d & 0xffff) - 1; }
+
+static int slot_of(device d) { return (int)((uintptr_t)d >> 16) - 1; } /* -1 for a whole GPU */
 
 /* enter begins a call for a GPU, and returns what the state says that it answers. */
 static code enter(const char *symbol, int gpu)
@@ -138,6 +144,19 @@ static code enter(const char *symbol, int gpu)
 		return err;
 	snprintf(key, sizeof key, "gpu%d.err.%s", gpu, symbol);
 	return number(key, 0);
+}
+
+/* words splits a property at blanks into at most n numbers, and returns how
+ * many there are: none for "-", and those of otherwise if it is absent. */
+static int words(int gpu, const char *property, const char *otherwise, long long *out, int n)
+{
+	char text[MAX_LINE], *rest = text, *word;
+	int found = 0;
+	if (!gpu_text(gpu, property, text, sizeof text))
+		snprintf(text, sizeof text, "%s", otherwise);
+	while (found < n && (word = strtok_r(rest, " \t", &rest)) && strcmp(word, "-"))
+		out[found++] = strtoll(word, NULL, 0);
+	return found;
 }
 
 #define ENTER(d)                                           \
@@ -212,16 +231,49 @@ code nvmlDeviceGetHandleByIndex_v2(unsigned index, device *out)
 		return INVALID_ARGUMENT;
 	if (gpu_number(index, "lost", 0))
 		return GPU_IS_LOST;
-	*out = (device)(uintptr_t)(index + 1);
+	*out = handle(index, -1);
 	return number((snprintf(key, sizeof key, "gpu%u.err.%s", index, __func__), key), 0);
 }
 
 /* ---- one GPU ---- */
 
+/* A MIG device as the state file has it. */
+struct part {
+	char uuid[128], profile[32];
+	unsigned gpu_instance, compute_instance;
+	unsigned long long total_mib, used_mib;
+};
+
+enum { MIG_SLOTS = 7 };
+
+/* find_part reads the MIG device in a slot, and says whether there is one. */
+static int find_part(int gpu, int slot, struct part *p)
+{
+	char property[32], text[MAX_LINE];
+	snprintf(property, sizeof property, "mig.%d", slot);
+	return gpu_number(gpu, "mig", 0) && gpu_text(gpu, property, text, sizeof text) &&
+	       sscanf(text, "%127s %u %u %31s %llu %llu", p->uuid, &p->gpu_instance, &p->compute_instance, p->profile,
+		      &p->total_mib, &p->used_mib) == 6;
+}
+
+/* PART reads the MIG device behind a handle. */
+#define PART(d, p)                                                        \
+	do {                                                              \
+		if (slot_of(d) < 0)                                       \
+			return INVALID_ARGUMENT;                          \
+		if (!find_part(index_of(d), slot_of(d), p))               \
+			return NOT_FOUND;                                 \
+	} while (0)
+
 code nvmlDeviceGetUUID(device d, char *out, unsigned size)
 {
 	char uuid[128];
 	ENTER(d);
+	if (slot_of(d) >= 0) {
+		struct part p;
+		PART(d, &p);
+		return copy(out, size, p.uuid);
+	}
 	if (!gpu_text(index_of(d), "uuid", uuid, sizeof uuid))
 		snprintf(uuid, sizeof uuid, "GPU-fa4e%04x-0000-4000-8000-000000000000", index_of(d));
 	return copy(out, size, uuid);
@@ -229,9 +281,24 @@ code nvmlDeviceGetUUID(device d, char *out, unsigned size)
 
 code nvmlDeviceGetName(device d, char *out, unsigned size)
 {
-	char name[128];
+	char name[128], full[192];
 	ENTER(d);
-	return copy(out, size, gpu_text(index_of(d), "name", name, sizeof name) ? name : "NVIDIA H100 80GB HBM3");
+	if (!gpu_text(index_of(d), "name", name, sizeof name))
+		strcpy(name, "NVIDIA H100 80GB HBM3");
+	if (slot_of(d) >= 0) {
+		struct part p;
+		PART(d, &p);
+		snprintf(full, sizeof full, "%s MIG %s", name, p.profile);
+		return copy(out, size, full);
+	}
+	return copy(out, size, name);
+}
+
+code nvmlDeviceGetIndex(device d, unsigned *out)
+{
+	ENTER(d);
+	*out = index_of(d);
+	return OK;
 }
 
 code nvmlDeviceGetPciInfo_v3(device d, struct pci_info *out)
@@ -259,24 +326,64 @@ code nvmlDeviceGetUtilizationRates(device d, struct utilization *out)
 	return OK;
 }
 
-static struct memory_v2 memory_of(device d)
+/* The driver's samples: six a second, of which it keeps a hundred. */
+enum { SAMPLE_EVERY = 166667, SAMPLES_KEPT = 100 };
+
+/*
+ * The caller asks for the size first. As NVML may, that answer is larger than
+ * what is there: a driver's whole buffer.
+ */
+code nvmlDeviceGetSamples(device d, int kind, unsigned long long since, int *type, unsigned *count, struct sample *out)
 {
-	struct memory_v2 m = {
-		.total = gpu_number(index_of(d), "mem_total_mib", 81559) * MIB,
-		.reserved = gpu_number(index_of(d), "mem_reserved_mib", 0) * MIB,
-		.used = gpu_number(index_of(d), "mem_used_mib", 0) * MIB,
-	};
-	m.free = m.total - m.reserved - m.used;
-	return m;
+	long long newest[SAMPLES_KEPT];
+	struct timespec now;
+	ENTER(d);
+	if (kind != 1) /* the busy share */
+		return INVALID_ARGUMENT;
+	*type = TYPE_UNSIGNED;
+	if (!out) {
+		*count = gpu_number(index_of(d), "samples_announced", 120);
+		return OK;
+	}
+	int given = words(index_of(d), "samples", "", newest, SAMPLES_KEPT);
+	long util = gpu_number(index_of(d), "util", 0);
+	clock_gettime(CLOCK_REALTIME, &now);
+	unsigned long long last = (now.tv_sec * 1000000ULL + now.tv_nsec / 1000) / SAMPLE_EVERY;
+	unsigned n = 0;
+	for (int i = 0; i < SAMPLES_KEPT && n < *count; i++) {
+		unsigned long long at = (last - i) * SAMPLE_EVERY;
+		if (at > since)
+			out[n++] = (struct sample){.at = at, .value.ui = i < given ? newest[given - 1 - i] : util};
+	}
+	*count = n;
+	return n ? OK : NOT_FOUND;
+}
+
+static code memory_of(device d, struct memory_v2 *m)
+{
+	struct part p;
+	if (slot_of(d) >= 0) {
+		PART(d, &p);
+		*m = (struct memory_v2){.total = p.total_mib * MIB, .used = p.used_mib * MIB};
+	} else
+		*m = (struct memory_v2){
+			.total = gpu_number(index_of(d), "mem_total_mib", 81559) * MIB,
+			.reserved = gpu_number(index_of(d), "mem_reserved_mib", 0) * MIB,
+			.used = gpu_number(index_of(d), "mem_used_mib", 0) * MIB,
+		};
+	m->free = m->total - m->reserved - m->used;
+	return OK;
 }
 
 /* The older call counts reserved memory as used. */
 code nvmlDeviceGetMemoryInfo(device d, struct memory *out)
 {
+	struct memory_v2 m;
 	ENTER(d);
-	struct memory_v2 m = memory_of(d);
-	*out = (struct memory){.total = m.total, .free = m.free, .used = m.used + m.reserved};
-	return OK;
+	code c = memory_of(d, &m);
+	if (!c)
+		*out = (struct memory){.total = m.total, .free = m.free, .used = m.used + m.reserved};
+	return c;
 }
 
 code nvmlDeviceGetMemoryInfo_v2(device d, struct memory_v2 *out)
@@ -285,9 +392,9 @@ code nvmlDeviceGetMemoryInfo_v2(device d, struct memory_v2 *out)
 	if (out->version != STRUCT_VERSION(struct memory_v2, 2))
 		return ARGUMENT_VERSION_MISMATCH;
 	unsigned version = out->version;
-	*out = memory_of(d);
+	code c = memory_of(d, out);
 	out->version = version;
-	return OK;
+	return c;
 }
 
 code nvmlDeviceGetPowerUsage(device d, unsigned *milliwatts)
@@ -317,22 +424,25 @@ code nvmlDeviceGetTemperatureV(device d, struct temperature *t)
 	return OK;
 }
 
-/* parse_procs reads "PID:MIB PID:MIB ..." and returns how many there are. */
-static unsigned parse_procs(device d, struct process *out)
+/* parse_procs reads "PID:MIB PID:MIB:GI:CI ..." and returns how many there are. */
+static unsigned parse_procs(device d, const char *property, struct process *out)
 {
 	char text[MAX_LINE], *rest = text, *word;
 	unsigned n = 0;
-	if (!gpu_text(index_of(d), "procs", text, sizeof text))
+	if (!gpu_text(index_of(d), property, text, sizeof text))
 		return 0;
 	while (n < MAX_PROCS && (word = strtok_r(rest, " \t", &rest))) {
 		char *mib = strchr(word, ':');
 		int unknown = !mib || mib[1] == '-';
-		out[n++] = (struct process){
+		struct process p = {
 			.pid = strncmp(word, "self", 4) ? strtoul(word, NULL, 10) : (unsigned)getpid(),
 			.used = unknown ? ~0ULL : strtoull(mib + 1, NULL, 10) * MIB,
 			.gpu_instance = ~0U,
 			.compute_instance = ~0U,
 		};
+		if (mib)
+			sscanf(mib + 1, "%*[^:]:%u:%u", &p.gpu_instance, &p.compute_instance);
+		out[n++] = p;
 	}
 	return n;
 }
@@ -346,35 +456,475 @@ static unsigned parse_procs(device d, struct process *out)
 			return INSUFFICIENT_SIZE; \
 	} while (0)
 
-code nvmlDeviceGetComputeRunningProcesses_v3(device d, unsigned *count, struct process *out)
+static code give_procs(device d, const char *property, unsigned *count, struct process *out)
 {
 	struct process all[MAX_PROCS];
-	ENTER(d);
-	unsigned n = parse_procs(d, all);
+	unsigned n = parse_procs(d, property, all);
 	FIT(count, n);
 	memcpy(out, all, n * sizeof *out);
 	return OK;
 }
 
-/* The calls of older drivers. */
-
-code nvmlDeviceGetComputeRunningProcesses_v2(device d, unsigned *count, struct process *out)
+static code give_procs_v1(device d, const char *property, unsigned *count, struct process_v1 *out)
 {
 	struct process all[MAX_PROCS];
-	ENTER(d);
-	unsigned n = parse_procs(d, all);
-	FIT(count, n);
-	memcpy(out, all, n * sizeof *out);
-	return OK;
-}
-
-code nvmlDeviceGetComputeRunningProcesses(device d, unsigned *count, struct process_v1 *out)
-{
-	struct process all[MAX_PROCS];
-	ENTER(d);
-	unsigned n = parse_procs(d, all);
+	unsigned n = parse_procs(d, property, all);
 	FIT(count, n);
 	for (unsigned i = 0; i < n; i++)
 		out[i] = (struct process_v1){.pid = all[i].pid, .used = all[i].used};
+	return OK;
+}
+
+/* Each in its three versions. */
+#define PROCESS_CALLS(name, property)                                      \
+	code name##_v3(device d, unsigned *count, struct process *out)     \
+	{                                                                  \
+		ENTER(d);                                                  \
+		return give_procs(d, property, count, out);                \
+	}                                                                  \
+	code name##_v2(device d, unsigned *count, struct process *out)     \
+	{                                                                  \
+		ENTER(d);                                                  \
+		return give_procs(d, property, count, out);                \
+	}                                                                  \
+	code name(device d, unsigned *count, struct process_v1 *out)       \
+	{                                                                  \
+		ENTER(d);                                                  \
+		return give_procs_v1(d, property, count, out);             \
+	}
+
+PROCESS_CALLS(nvmlDeviceGetComputeRunningProcesses, "procs")
+PROCESS_CALLS(nvmlDeviceGetMPSComputeRunningProcesses, "mps_procs")
+
+/* ---- numbers ---- */
+
+/* NUMBER is a call that answers one number of the state file. */
+#define NUMBER(name, type, property, otherwise)                            \
+	code name(device d, type *out)                                     \
+	{                                                                  \
+		long long n;                                               \
+		ENTER(d);                                                  \
+		if (!words(index_of(d), property, otherwise, &n, 1))       \
+			return NOT_SUPPORTED;                              \
+		*out = n;                                                  \
+		return OK;                                                 \
+	}
+
+NUMBER(nvmlDeviceGetEnforcedPowerLimit, unsigned, "power_limit_mw", "700000")
+NUMBER(nvmlDeviceGetTotalEnergyConsumption, unsigned long long, "energy_mj", "0")
+NUMBER(nvmlDeviceGetCurrentClocksEventReasons, unsigned long long, "throttle", "0")
+NUMBER(nvmlDeviceGetCurrentClocksThrottleReasons, unsigned long long, "throttle", "0")
+NUMBER(nvmlDeviceGetPersistenceMode, int, "persistence", "1")
+NUMBER(nvmlDeviceGetPcieReplayCounter, unsigned, "pcie_replays", "0")
+
+code nvmlDeviceGetClockInfo(device d, int kind, unsigned *mhz)
+{
+	long long n;
+	ENTER(d);
+	if (kind != 1 && kind != 2) /* of the multiprocessors, of the memory */
+		return INVALID_ARGUMENT;
+	if (!words(index_of(d), kind == 1 ? "sm_mhz" : "mem_mhz", kind == 1 ? "1980" : "2619", &n, 1))
+		return NOT_SUPPORTED;
+	*mhz = n;
+	return OK;
+}
+
+/* field answers one of NVML's numbered fields. */
+static void field(int gpu, struct field_value *v)
+{
+	long long n[3];
+	v->result = OK;
+	v->type = TYPE_UNSIGNED;
+	switch (v->field) {
+	case 82: /* temperature of the memory */
+		if (words(gpu, "mem_temp", "-", n, 1))
+			v->value.ui = n[0];
+		else
+			v->result = NOT_SUPPORTED;
+		return;
+	case 230: /* recovery action */
+		if (words(gpu, "recovery", "0", n, 1))
+			v->value.ui = n[0];
+		else
+			v->result = NOT_SUPPORTED;
+		return;
+	case 52: /* NVLink packets that were sent again, of all links; the other three kinds of errors are not there */
+		v->type = TYPE_UNSIGNED_LONG_LONG;
+		if (words(gpu, "nvlinks", "-", n, 3) == 3)
+			v->value.ull = n[2];
+		else
+			v->result = NOT_SUPPORTED;
+		return;
+	}
+	v->result = NOT_SUPPORTED;
+}
+
+code nvmlDeviceGetFieldValues(device d, int count, struct field_value *values)
+{
+	ENTER(d);
+	if (!values || count < 1)
+		return INVALID_ARGUMENT;
+	for (int i = 0; i < count; i++)
+		field(index_of(d), &values[i]);
+	return OK;
+}
+
+/* ---- memory errors ---- */
+
+/* ecc reads the four counts; it is off if the first is negative. */
+static int ecc(device d, long long n[4])
+{
+	return words(index_of(d), "ecc", "0 0 0 0", n, 4) > 0;
+}
+
+code nvmlDeviceGetEccMode(device d, int *current, int *pending)
+{
+	long long n[4];
+	ENTER(d);
+	if (!ecc(d, n))
+		return NOT_SUPPORTED;
+	*current = *pending = n[0] >= 0;
+	return OK;
+}
+
+code nvmlDeviceGetTotalEccErrors(device d, int kind, int over, unsigned long long *out)
+{
+	long long n[4];
+	ENTER(d);
+	if (!ecc(d, n) || n[0] < 0)
+		return NOT_SUPPORTED;
+	if (kind < 0 || kind > 1 || over < 0 || over > 1)
+		return INVALID_ARGUMENT;
+	*out = n[kind + 2 * over];
+	return OK;
+}
+
+code nvmlDeviceGetRemappedRows(device d, unsigned *corrected, unsigned *uncorrected, unsigned *pending, unsigned *failed)
+{
+	long long n[4];
+	ENTER(d);
+	if (words(index_of(d), "rows", "0 0 0 0", n, 4) != 4)
+		return NOT_SUPPORTED;
+	*corrected = n[0];
+	*uncorrected = n[1];
+	*pending = n[2];
+	*failed = n[3];
+	return OK;
+}
+
+code nvmlDeviceGetRetiredPages(device d, int cause, unsigned *count, unsigned long long *addresses)
+{
+	long long n[3];
+	ENTER(d);
+	if (words(index_of(d), "pages", "-", n, 3) != 3)
+		return NOT_SUPPORTED;
+	if (cause < 0 || cause > 1)
+		return INVALID_ARGUMENT;
+	FIT(count, (unsigned)n[cause]);
+	for (unsigned i = 0; i < *count; i++)
+		addresses[i] = 0x1000ULL * (i + 1);
+	return OK;
+}
+
+code nvmlDeviceGetRetiredPagesPendingStatus(device d, int *pending)
+{
+	long long n[3];
+	ENTER(d);
+	if (words(index_of(d), "pages", "-", n, 3) != 3)
+		return NOT_SUPPORTED;
+	*pending = n[2];
+	return OK;
+}
+
+/* ---- links ---- */
+
+code nvmlDeviceGetNvLinkState(device d, unsigned link, int *active)
+{
+	long long n[3];
+	ENTER(d);
+	if (words(index_of(d), "nvlinks", "-", n, 3) != 3)
+		return NOT_SUPPORTED;
+	if (link >= n[0])
+		return INVALID_ARGUMENT;
+	*active = link < n[1];
+	return OK;
+}
+
+/* give_fabric fills in what all forms of the structure have. */
+#define GIVE_FABRIC(d, out)                                               \
+	do {                                                              \
+		long long n[3] = {0};                                     \
+		if (!words(index_of(d), "fabric", "0 0 0", n, 3))         \
+			return NOT_SUPPORTED;                             \
+		memset((out)->cluster, 0, sizeof (out)->cluster);         \
+		(out)->clique = 0;                                        \
+		(out)->state = n[0];                                      \
+		(out)->status = n[1];                                     \
+		health = n[2];                                            \
+	} while (0)
+
+code nvmlDeviceGetGpuFabricInfoV(device d, unsigned *version)
+{
+	unsigned char health;
+	ENTER(d);
+	if (*version == STRUCT_VERSION(struct fabric_v3, 3)) {
+		struct fabric_v3 *out = (struct fabric_v3 *)version;
+		GIVE_FABRIC(d, out);
+		out->health_mask = 0;
+		out->health = health;
+		return OK;
+	}
+	if (*version == STRUCT_VERSION(struct fabric_v2, 2)) {
+		struct fabric_v2 *out = (struct fabric_v2 *)version;
+		GIVE_FABRIC(d, out);
+		out->health_mask = health;
+		return OK;
+	}
+	return ARGUMENT_VERSION_MISMATCH;
+}
+
+code nvmlDeviceGetGpuFabricInfo(device d, struct fabric *out)
+{
+	unsigned char health;
+	ENTER(d);
+	GIVE_FABRIC(d, out);
+	(void)health;
+	return OK;
+}
+
+/* ---- MIG ---- */
+
+code nvmlDeviceGetMigMode(device d, unsigned *current, unsigned *pending)
+{
+	long long n;
+	ENTER(d);
+	if (!words(index_of(d), "mig", "0", &n, 1))
+		return NOT_SUPPORTED;
+	*current = *pending = n != 0;
+	return OK;
+}
+
+code nvmlDeviceGetMaxMigDeviceCount(device d, unsigned *out)
+{
+	ENTER(d);
+	*out = MIG_SLOTS;
+	return OK;
+}
+
+code nvmlDeviceGetMigDeviceHandleByIndex(device d, unsigned slot, device *out)
+{
+	struct part p;
+	ENTER(d);
+	if (slot >= MIG_SLOTS)
+		return INVALID_ARGUMENT;
+	if (!find_part(index_of(d), slot, &p))
+		return NOT_FOUND;
+	*out = handle(index_of(d), slot);
+	return OK;
+}
+
+code nvmlDeviceGetDeviceHandleFromMigDeviceHandle(device d, device *out)
+{
+	ENTER(d);
+	if (slot_of(d) < 0)
+		return INVALID_ARGUMENT;
+	*out = handle(index_of(d), -1);
+	return OK;
+}
+
+code nvmlDeviceGetGpuInstanceId(device d, unsigned *out)
+{
+	struct part p;
+	ENTER(d);
+	PART(d, &p);
+	*out = p.gpu_instance;
+	return OK;
+}
+
+code nvmlDeviceGetComputeInstanceId(device d, unsigned *out)
+{
+	struct part p;
+	ENTER(d);
+	PART(d, &p);
+	*out = p.compute_instance;
+	return OK;
+}
+
+/* ---- events ---- */
+
+struct event_set {
+	char seen[32];                      /* serial number of the last event */
+	_Atomic unsigned long long types[MAX_GPUS]; /* that are waited for, by GPU */
+};
+
+enum { ALL_EVENTS = 0xff9f };
+
+/* read_event reads the state's event, and returns its serial number, "" if there is none. */
+static const char *read_event(char serial[32], unsigned *gpu, unsigned long long *type, unsigned long long *data)
+{
+	char text[128];
+	serial[0] = '\0';
+	if (find("event", text, sizeof text) && sscanf(text, "%31s %u %llu %llu", serial, gpu, type, data) != 4)
+		serial[0] = '\0';
+	return serial;
+}
+
+code nvmlEventSetCreate(event_set *out)
+{
+	unsigned gpu;
+	unsigned long long type, data;
+	begin(__func__, -1);
+	if (!users)
+		return UNINITIALIZED;
+	if (!(*out = calloc(1, sizeof **out)))
+		return INSUFFICIENT_SIZE;
+	read_event((*out)->seen, &gpu, &type, &data); /* one that was there before is not new */
+	return OK;
+}
+
+code nvmlEventSetFree(event_set set)
+{
+	begin(__func__, -1);
+	free(set);
+	return OK;
+}
+
+code nvmlDeviceGetSupportedEventTypes(device d, unsigned long long *out)
+{
+	ENTER(d);
+	*out = ALL_EVENTS;
+	return OK;
+}
+
+code nvmlDeviceRegisterEvents(device d, unsigned long long types, event_set set)
+{
+	ENTER(d);
+	if (types & ~(unsigned long long)ALL_EVENTS || slot_of(d) >= 0)
+		return INVALID_ARGUMENT;
+	set->types[index_of(d)] |= types;
+	return OK;
+}
+
+code nvmlEventSetWait_v2(event_set set, struct event_data *out, unsigned ms)
+{
+	const struct timespec step = {.tv_nsec = 20 * 1000 * 1000};
+	char serial[32];
+	unsigned gpu;
+	unsigned long long type, data;
+	begin(__func__, -1);
+	if (!users)
+		return UNINITIALIZED;
+	code err = number("err.nvmlEventSetWait_v2", 0);
+	if (err)
+		return err;
+	for (unsigned waited = 0;; waited += 20) {
+		load();
+		hang("events_hang_ms");
+		if (*read_event(serial, &gpu, &type, &data) && strcmp(serial, set->seen)) {
+			strcpy(set->seen, serial);
+			if (gpu < MAX_GPUS && set->types[gpu] & type) {
+				*out = (struct event_data){.device = handle(gpu, -1), .type = type, .data = data,
+							   .gpu_instance = ~0U, .compute_instance = ~0U};
+				return OK;
+			}
+		}
+		if (waited >= ms)
+			return TIMED_OUT;
+		nanosleep(&step, NULL);
+	}
+}
+
+code nvmlEventSetWait(event_set set, struct event_data *out, unsigned ms) { return nvmlEventSetWait_v2(set, out, ms); }
+
+/* ---- performance monitors ---- */
+
+static const struct monitor {
+	unsigned id;
+	const char *property;
+} monitors[] = {{1, "graphics"}, {2, "sm"}, {3, "occupancy"}, {5, "tensor"}, {10, "dram"}};
+
+enum { MONITORS = sizeof monitors / sizeof *monitors };
+
+struct gpm_sample {
+	int gpu, instance; /* instance is -1 for the whole GPU */
+	int taken;
+	int there[MONITORS];
+	double percent[MONITORS];
+};
+
+code nvmlGpmQueryDeviceSupport(device d, struct gpm_support *out)
+{
+	ENTER(d);
+	if (out->version != 1)
+		return ARGUMENT_VERSION_MISMATCH;
+	out->supported = gpu_number(index_of(d), "gpm", 1) != 0;
+	return OK;
+}
+
+code nvmlGpmSampleAlloc(gpm_sample *out)
+{
+	begin(__func__, -1);
+	*out = calloc(1, sizeof **out);
+	return *out ? OK : INSUFFICIENT_SIZE;
+}
+
+code nvmlGpmSampleFree(gpm_sample s)
+{
+	begin(__func__, -1);
+	free(s);
+	return OK;
+}
+
+/* take reads what the monitors say now. */
+static code take(device d, int instance, gpm_sample s)
+{
+	char property[64], prefix[16] = "gpm";
+	if (!gpu_number(index_of(d), "gpm", 1))
+		return NOT_SUPPORTED;
+	if (instance >= 0)
+		snprintf(prefix, sizeof prefix, "gi%d", instance);
+	*s = (struct gpm_sample){.gpu = index_of(d), .instance = instance, .taken = 1};
+	for (int i = 0; i < MONITORS; i++) {
+		long long percent;
+		snprintf(property, sizeof property, "%s.%s", prefix, monitors[i].property);
+		if ((s->there[i] = words(index_of(d), property, "0", &percent, 1)))
+			s->percent[i] = percent;
+	}
+	return OK;
+}
+
+code nvmlGpmSampleGet(device d, gpm_sample s)
+{
+	ENTER(d);
+	return take(d, -1, s);
+}
+
+code nvmlGpmMigSampleGet(device d, unsigned instance, gpm_sample s)
+{
+	ENTER(d);
+	return take(d, instance, s);
+}
+
+static void measure(gpm_sample s, struct gpm_metric *m)
+{
+	m->result = NOT_SUPPORTED;
+	for (int i = 0; i < MONITORS; i++)
+		if (monitors[i].id == m->id && s->there[i]) {
+			m->result = OK;
+			m->value = s->percent[i];
+		}
+}
+
+/* The answer is what the second sample says; both must be of the same GPU and instance. */
+code nvmlGpmMetricsGet(struct gpm_metrics *m)
+{
+	begin(__func__, -1);
+	if (m->version != 1)
+		return ARGUMENT_VERSION_MISMATCH;
+	if (!m->first || !m->second || !m->first->taken || !m->second->taken || m->first->gpu != m->second->gpu ||
+	    m->first->instance != m->second->instance)
+		return INVALID_ARGUMENT;
+	for (unsigned i = 0; i < m->count; i++)
+		measure(m->second, &m->metrics[i]);
 	return OK;
 }

@@ -11,14 +11,18 @@ enum {
 	UNINITIALIZED = 1,
 	INVALID_ARGUMENT = 2,
 	NOT_SUPPORTED = 3,
+	NOT_FOUND = 6,
 	INSUFFICIENT_SIZE = 7,
 	DRIVER_NOT_LOADED = 9,
+	TIMED_OUT = 10,
 	GPU_IS_LOST = 15,
 	ARGUMENT_VERSION_MISMATCH = 25,
 };
 
 typedef int code;
-typedef struct gpu *device; /* opaque to the caller: the index plus one */
+typedef struct gpu *device; /* opaque to the caller: see handle() */
+typedef struct event_set *event_set;
+typedef struct gpm_sample *gpm_sample;
 
 /* A versioned structure carries its own size and its version. */
 #define STRUCT_VERSION(type, v) ((unsigned)(sizeof(type) | ((unsigned)(v) << 24)))
@@ -58,6 +62,80 @@ struct temperature {
 	unsigned version;
 	unsigned sensor;
 	int temperature; /* degrees Celsius */
+};
+
+union value {
+	double d;
+	unsigned ui;
+	unsigned long long ull;
+};
+
+enum { TYPE_DOUBLE = 0, TYPE_UNSIGNED = 1, TYPE_UNSIGNED_LONG_LONG = 3 };
+
+struct sample {
+	unsigned long long at; /* microseconds */
+	union value value;
+};
+
+struct field_value {
+	unsigned field, scope;
+	long long at, latency; /* microseconds */
+	unsigned type;
+	code result;
+	union value value;
+};
+
+struct event_data {
+	device device;
+	unsigned long long type, data;
+	unsigned gpu_instance, compute_instance;
+};
+
+struct fabric {
+	unsigned char cluster[16];
+	code status;
+	unsigned clique;
+	unsigned char state;
+};
+
+struct fabric_v2 {
+	unsigned version;
+	unsigned char cluster[16];
+	code status;
+	unsigned clique;
+	unsigned char state;
+	unsigned health_mask;
+};
+
+struct fabric_v3 {
+	unsigned version;
+	unsigned char cluster[16];
+	code status;
+	unsigned clique;
+	unsigned char state;
+	unsigned health_mask;
+	unsigned char health;
+};
+
+struct gpm_support {
+	unsigned version, supported;
+};
+
+struct gpm_metric {
+	unsigned id;
+	code result;
+	double value;
+	struct {
+		char *short_name, *long_name, *unit;
+	} info;
+};
+
+/* Callers announce how many metrics they want; the array is as long as the
+ * newest of them has it. */
+struct gpm_metrics {
+	unsigned version, count;
+	gpm_sample first, second;
+	struct gpm_metric metrics[477];
 };
 
 #endif
