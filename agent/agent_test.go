@@ -265,7 +265,7 @@ func TestAgentWithoutDriver(t *testing.T) {
 func TestAgentWithAnOlderDriver(t *testing.T) {
 	t.Parallel()
 	h := on(t, nvmltest.State{"count": "1"})
-	h.library = nvmltest.Build(t, nvmltest.Without("nvmlDeviceGetPowerUsage"), nvmltest.Without("nvmlDeviceGetMemoryInfo_v2"))
+	h.library = nvmltest.Lacking(t)(append(nvmltest.OldDriver, "nvmlDeviceGetPowerUsage")...)
 	h.start()
 	g := h.sees("a GPU", in(fleet.StateOK)).GPUs[0]
 	if g.Power.Quality != fleet.QualityUnsupported || g.MemoryReserved.Quality != fleet.QualityUnsupported {

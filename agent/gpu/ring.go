@@ -8,6 +8,7 @@ import (
 
 // ring keeps the newest samples of one value in fixed memory.
 type ring struct {
+	period  time.Duration // from one sample to the next, if none is missed
 	samples []sample
 	next    int // where the next one goes
 	n       int // how many there are
@@ -18,7 +19,10 @@ type sample struct {
 	value float64
 }
 
-func newRing(size int) ring { return ring{samples: make([]sample, size)} }
+// newRing makes a ring for all samples of a span of time.
+func newRing(span, period time.Duration) ring {
+	return ring{period: period, samples: make([]sample, max(1, int(span/period)))}
+}
 
 func (r *ring) add(at time.Time, value float64) {
 	r.samples[r.next] = sample{at, value}
@@ -26,26 +30,60 @@ func (r *ring) add(at time.Time, value float64) {
 	r.n = min(r.n+1, len(r.samples))
 }
 
-// window sums up the samples of the last span before now, of which there
-// would be span/period if none were missed. It is false if there are none.
-func (r *ring) window(now time.Time, span, period time.Duration) (fleet.Window, bool) {
-	var n, sum, most float64
+// each visits the samples of the last span before now, the newest first.
+func (r *ring) each(now time.Time, span time.Duration, visit func(value float64)) {
 	for i := 1; i <= r.n; i++ {
 		s := r.samples[(r.next-i+len(r.samples))%len(r.samples)]
 		if now.Sub(s.at) >= span {
 			break
 		}
-		n++
-		sum += s.value
-		most = max(most, s.value)
+		visit(s.value)
 	}
+}
+
+// window sums up the samples of the last span before now, of which there
+// would be span/period if none were missed. It is false if there are none.
+func (r *ring) window(now time.Time, span time.Duration) (fleet.Window, bool) {
+	var n, sum, most float64
+	r.each(now, span, func(value float64) {
+		n++
+		sum += value
+		most = max(most, value)
+	})
 	if n == 0 {
 		return fleet.Window{}, false
 	}
 	return fleet.Window{
 		Seconds:  span.Seconds(),
-		Mean:     sum / n,
+		Mean:     rounded(sum / n),
 		Max:      most,
-		Coverage: min(1, n*period.Seconds()/span.Seconds()),
+		Coverage: min(1, n*r.period.Seconds()/span.Seconds()),
 	}, true
+}
+
+// windows are those of several spans that have any sample.
+func (r *ring) windows(now time.Time, spans []time.Duration) (all []fleet.Window) {
+	for _, span := range spans {
+		if w, ok := r.window(now, span); ok {
+			all = append(all, w)
+		}
+	}
+	return all
+}
+
+// shares are, for each reason in the masks of the last span before now, the
+// share of the samples that have it.
+func (r *ring) shares(now time.Time, span time.Duration) map[string]float64 {
+	n := 0.0
+	found := map[string]float64{}
+	r.each(now, span, func(mask float64) {
+		n++
+		for _, reason := range reasons(uint64(mask)) {
+			found[reason]++
+		}
+	})
+	for reason := range found {
+		found[reason] = rounded(found[reason] / n)
+	}
+	return found
 }

@@ -6,11 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"slices"
 	"sync"
 	"time"
 
+	"github.com/gpupool/gpupool/agent/health"
 	"github.com/gpupool/gpupool/agent/proc"
 	"github.com/gpupool/gpupool/internal/fleet"
 )
@@ -37,11 +37,12 @@ type Config struct {
 type Sampler struct {
 	cfg Config
 
+	pasts pasts // of the GPUs that answered in any epoch
+
 	mu     sync.Mutex // never held over a call to the driver
 	driver fleet.Driver
 	empty  bool // there is no driver or no GPU that anything could run on
 	slots  []*slot
-	known  map[string]fleet.GPU // GPUs that answered in any epoch, by UUID
 }
 
 // New makes a sampler, which does nothing until [Sampler.Run].
@@ -49,7 +50,7 @@ func New(cfg Config) *Sampler {
 	return &Sampler{
 		cfg:    cfg,
 		driver: fleet.Driver{State: fleet.DriverStarting, Why: "the driver has not answered yet"},
-		known:  map[string]fleet.GPU{},
+		pasts:  pasts{all: map[string]*past{}},
 	}
 }
 
@@ -113,13 +114,13 @@ func (s *Sampler) begin() error {
 	if err != nil {
 		s.cfg.Log.Warn("GPU driver does not tell its version", "error", err)
 	}
-	slots := make([]*slot, count)
-	for i := range slots {
-		slots[i] = newSlot(i, time.Now(), s.cfg)
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.driver = fleet.Driver{State: fleet.DriverOK, Version: version, Epoch: s.driver.Epoch + 1}
+	slots := make([]*slot, count)
+	for i := range slots {
+		slots[i] = newSlot(i, s.driver.Epoch, time.Now(), s.cfg, &s.pasts)
+	}
 	s.slots, s.empty = slots, false
 	s.cfg.Log.Info("GPU driver is initialised", "version", version, "gpus", count, "epoch", s.driver.Epoch)
 	return nil
@@ -133,6 +134,7 @@ func (s *Sampler) sample(ctx context.Context) (sampled bool, why error) {
 	for _, slot := range s.slots {
 		workers.Go(func() { slot.run(ctx, s.cfg.Driver) })
 	}
+	workers.Go(func() { s.listen(ctx, s.slots) })
 	ticker := time.NewTicker(s.cfg.Period)
 	defer ticker.Stop()
 	for ctx.Err() == nil && why == nil {
@@ -149,17 +151,40 @@ func (s *Sampler) sample(ctx context.Context) (sampled bool, why error) {
 	return sampled, why
 }
 
-// look remembers the GPUs that answer, and says why the driver should be
-// initialised anew, if it should.
+// patience is how long the driver is waited for at a time. It bounds how long
+// Run takes to return.
+const patience = 500 * time.Millisecond
+
+// listen gives the driver's events to the GPUs that they are about, until ctx
+// ends or the driver turns out to have none.
+func (s *Sampler) listen(ctx context.Context, slots []*slot) {
+	for ctx.Err() == nil {
+		asked := time.Now()
+		event, ok, err := s.cfg.Driver.Wait(patience)
+		switch {
+		case errors.Is(err, ErrUnsupported):
+			return
+		case ok && event.Index >= 0 && event.Index < len(slots):
+			slots[event.Index].event(event, time.Now())
+		case ok:
+			s.cfg.Log.Warn("the GPU driver reports an error without a GPU", "xid", event.XID)
+		default: // a driver that does not wait must not be asked all the time
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Until(asked.Add(patience))):
+			}
+		}
+	}
+}
+
+// look says whether any GPU answers, and why the driver should be initialised
+// anew, if it should.
 func (s *Sampler) look(now time.Time) (sampled bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	lost := 0
 	for _, slot := range s.slots {
 		g := slot.view(now)
-		if g.UUID != "" {
-			s.known[g.UUID] = fleet.GPU{Index: g.Index, UUID: g.UUID, Name: g.Name, PCI: g.PCI}
-		}
 		switch {
 		case slot.gone():
 			return sampled, fmt.Errorf("%s: %w", describe(g), ErrGone)
@@ -208,23 +233,26 @@ func (s *Sampler) gpus(now time.Time) []fleet.GPU {
 	for _, slot := range s.slots {
 		g := slot.view(now)
 		if s.driver.State == fleet.DriverNone {
-			g = lostGPU(g, s.driver.Why)
+			g = lostGPU(Identity{g.UUID, g.Name, g.PCI}, g.Index, s.driver.Why)
+			if past := slot.remembered(); past != nil {
+				g = past.lost(now, s.driver.Why)
+			}
 		}
 		present[g.UUID] = true
 		gpus = append(gpus, g)
 	}
-	for _, uuid := range slices.Sorted(maps.Keys(s.known)) {
-		g := s.known[uuid]
-		if present[uuid] {
+	for _, past := range s.pasts.list() {
+		g := past.lost(now, "the driver does not list it any more")
+		if present[g.UUID] { // in its slot
 			continue
 		}
 		// One that is lost already when it is opened does not tell its UUID.
 		nameless := slices.IndexFunc(gpus, func(o fleet.GPU) bool { return o.UUID == "" && o.Index == g.Index })
 		switch {
 		case nameless >= 0:
-			gpus[nameless].UUID, gpus[nameless].Name, gpus[nameless].PCI = g.UUID, g.Name, g.PCI
+			past.name(&gpus[nameless], now)
 		case len(gpus) < fleet.MaxGPUs:
-			gpus = append(gpus, lostGPU(g, "the driver does not list it any more"))
+			gpus = append(gpus, g)
 		}
 	}
 	slices.SortFunc(gpus, func(a, b fleet.GPU) int { return cmp.Or(a.Index-b.Index, cmp.Compare(a.UUID, b.UUID)) })
@@ -232,14 +260,33 @@ func (s *Sampler) gpus(now time.Time) []fleet.GPU {
 }
 
 // lostGPU is a GPU of which nothing but its identity is known.
-func lostGPU(g fleet.GPU, why string) fleet.GPU {
-	v := fleet.Value{Quality: fleet.QualityLost}
-	return fleet.GPU{
-		Index: g.Index, UUID: g.UUID, Name: g.Name, PCI: g.PCI,
-		State: fleet.StateLost, Why: why,
-		Busy: v, MemoryUsed: v, MemoryReserved: v, MemoryTotal: v, Power: v, Temperature: v,
-		Processes: fleet.Processes{Quality: fleet.QualityLost},
+func lostGPU(id Identity, index int, why string) fleet.GPU {
+	g := fleet.GPU{Index: index, UUID: id.UUID, Name: id.Name, PCI: id.PCI, State: fleet.StateLost, Why: why}
+	for _, p := range probes {
+		p.show(&facts{}, fleet.Read{Quality: fleet.QualityLost}, &g)
 	}
+	g.XIDs.Quality = fleet.QualityLost
+	g.Health = health.Judge(g)
+	return g
+}
+
+// lost is the GPU when nothing but its past is known.
+func (p *past) lost(now time.Time, why string) fleet.GPU {
+	p.mu.Lock()
+	id, index := p.identity, p.index
+	p.mu.Unlock()
+	g := lostGPU(id, index, why)
+	p.name(&g, now)
+	return g
+}
+
+// name adds to a GPU that does not tell who it is what is remembered of it.
+func (p *past) name(g *fleet.GPU, now time.Time) {
+	p.mu.Lock()
+	g.UUID, g.Name, g.PCI = p.identity.UUID, p.identity.Name, p.identity.PCI
+	p.mu.Unlock()
+	p.show(g, now)
+	g.Health = health.Judge(*g)
 }
 
 // outside counts the work that belongs to no allocation. It is not known

@@ -26,6 +26,7 @@ type host struct {
 	state   nvmltest.State
 	sampler *gpu.Sampler
 	log     strings.Builder
+	event   int // serial number of the last
 	ended   error
 	stop    func()
 	done    chan struct{}
@@ -43,6 +44,8 @@ func inBubble(t *testing.T, s nvmltest.State, test func(h *host)) {
 				switch pid {
 				case 1000:
 					return proc.Owner{Comm: "train", Alloc: alloc, Task: "train"}
+				case 1001:
+					return proc.Owner{Comm: "train", Alloc: alloc, Task: "train", Devices: []string{"GPU-fa4e0001-0000-4000-8000-000000000000"}}
 				case 2000:
 					return proc.Owner{Comm: "miner"}
 				}
@@ -68,6 +71,9 @@ func inBubble(t *testing.T, s nvmltest.State, test func(h *host)) {
 		<-h.done
 		if n := h.driver.Users(); n != 0 {
 			t.Errorf("the driver was left initialised %d times", n)
+		}
+		if n := h.driver.OpenDevices(); n != 0 {
+			t.Errorf("%d devices were left open", n)
 		}
 	})
 }
@@ -286,7 +292,7 @@ func TestHangingCall(t *testing.T) {
 }
 
 func TestFailingCall(t *testing.T) {
-	inBubble(t, nvmltest.State{"count": "1", "gpu0.err.nvmlDeviceGetUtilizationRates": "3", "gpu0.err.nvmlDeviceGetPowerUsage": "999",
+	inBubble(t, nvmltest.State{"count": "1", "gpu0.err.nvmlDeviceGetUtilizationRates": "3", "gpu0.err.nvmlDeviceGetSamples": "3", "gpu0.err.nvmlDeviceGetPowerUsage": "999",
 		"gpu0.err.nvmlDeviceGetMemoryInfo_v2": "13"}, func(h *host) {
 		s := h.after(5 * time.Second)
 		h.wantStates(s, "ok")

@@ -4,71 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"math"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/gpupool/gpupool/agent/health"
 	"github.com/gpupool/gpupool/agent/proc"
 	"github.com/gpupool/gpupool/internal/fleet"
 )
-
-// signal is one number that is sampled.
-type signal int
-
-const (
-	busy signal = iota
-	memoryUsed
-	memoryReserved
-	memoryTotal
-	power
-	temperature
-	signals // how many there are
-)
-
-// probe is one call to the driver and the signals that it answers.
-type probe struct {
-	every   int // samples from one call to the next
-	signals []signal
-	read    func(d Device, set func(signal, float64)) error
-}
-
-// probes are in the order in which a sample makes them. What changes slowly
-// or costs the driver more is asked more seldom.
-var probes = []probe{
-	{1, []signal{busy}, func(d Device, set func(signal, float64)) error {
-		v, err := d.Busy()
-		set(busy, v)
-		return err
-	}},
-	{1, []signal{memoryUsed, memoryReserved, memoryTotal}, func(d Device, set func(signal, float64)) error {
-		m, err := d.Memory()
-		set(memoryUsed, float64(m.Used))
-		set(memoryTotal, float64(m.Total))
-		if m.Reserved != nil {
-			set(memoryReserved, float64(*m.Reserved))
-		}
-		return err
-	}},
-	{10, []signal{power}, func(d Device, set func(signal, float64)) error {
-		v, err := d.Power()
-		set(power, v)
-		return err
-	}},
-	{10, []signal{temperature}, func(d Device, set func(signal, float64)) error {
-		v, err := d.Temperature()
-		set(temperature, v)
-		return err
-	}},
-}
-
-// everyOf is how many samples apart a signal is read.
-var everyOf = func() (every [signals]int) {
-	for _, p := range probes {
-		for _, s := range p.signals {
-			every[s] = p.every
-		}
-	}
-	return every
-}()
 
 // Times of a GPU, in sampling periods.
 const (
@@ -77,55 +23,72 @@ const (
 	reopenAfter       = 10 // from one attempt to open a GPU to the next
 )
 
-// windows are the spans over which the busy ratio is summed up, and history
-// is the longest.
-var windows = []time.Duration{10 * time.Second, time.Minute, history}
+// windows are the spans over which the busy ratio is summed up, longWindows
+// those of what is read in the medium tier, and history is the longest.
+var (
+	windows     = []time.Duration{10 * time.Second, time.Minute, history}
+	longWindows = []time.Duration{time.Minute, history}
+)
 
 const history = 5 * time.Minute
 
-// reading is the last that is known of a signal.
+// reading is when a probe last succeeded.
 type reading struct {
-	value float64
-	at    time.Time // when value was read; zero if it never was
-	err   error     // what the last attempt to read it said
-}
-
-// processes is the last that is known of who uses a GPU.
-type processes struct {
-	list    []fleet.Process // those outside first, at most fleet.MaxProcesses
-	total   int
-	outside int
-	at      time.Time
-	err     error
+	at  time.Time // zero if it never did
+	err error     // what the last attempt said
 }
 
 // slot is one GPU during one epoch of the driver.
 type slot struct {
 	index  int
+	epoch  int
 	period time.Duration
 	owner  func(pid int) proc.Owner
+	pasts  *pasts
+	log    *slog.Logger
 
-	device   Device    // nil until it is opened; only run uses it
+	// hurry is set when the next sample is to read everything.
+	hurry atomic.Bool
+
+	// Only run uses these.
+	device   Device    // nil until it is opened
 	reopenAt time.Time // not before
+	samples  busySamples
+	energy   struct {
+		joules float64
+		at     time.Time
+	}
 
 	mu       sync.Mutex // never held over a call
 	identity Identity
+	past     *past     // nil until it was opened
 	began    time.Time // when the slot was made
 	good     time.Time // when the last good sample began
 	lost     bool
-	err      error // what went wrong last
-	readings [signals]reading
-	busy     ring
-	procs    processes
+	err      error     // what went wrong last
+	watch    error     // why its events are not recorded
+	facts    facts     // changed by run only, which may read it without mu
+	readings []reading // of the probes
+	busy     ring      // Busy
+	sm       ring      // Activity.SM
+	power    ring      // mean watts between two readings
+	throttle ring      // masks
 }
 
-func newSlot(index int, now time.Time, cfg Config) *slot {
+func newSlot(index, epoch int, now time.Time, cfg Config, pasts *pasts) *slot {
 	return &slot{
-		index:  index,
-		period: cfg.Period,
-		owner:  cfg.Owner,
-		began:  now,
-		busy:   newRing(int(history / cfg.Period)),
+		index:    index,
+		epoch:    epoch,
+		period:   cfg.Period,
+		owner:    cfg.Owner,
+		pasts:    pasts,
+		log:      cfg.Log,
+		began:    now,
+		readings: make([]reading, len(probes)),
+		busy:     newRing(history, cfg.Period),
+		sm:       newRing(history, medium*cfg.Period),
+		power:    newRing(history, medium*cfg.Period),
+		throttle: newRing(history, cfg.Period),
 	}
 }
 
@@ -134,6 +97,7 @@ func newSlot(index int, now time.Time, cfg Config) *slot {
 func (s *slot) run(ctx context.Context, driver Driver) {
 	ticker := time.NewTicker(s.period)
 	defer ticker.Stop()
+	defer s.close()
 	for n := 0; ; {
 		if s.open(driver, time.Now()) {
 			s.sample(ctx, n)
@@ -149,6 +113,13 @@ func (s *slot) run(ctx context.Context, driver Driver) {
 	}
 }
 
+func (s *slot) close() {
+	if s.device != nil {
+		s.device.Close()
+		s.device = nil
+	}
+}
+
 // open makes sure that there is a device. One that was lost is tried again
 // in a while, because whatever brings it back takes longer.
 func (s *slot) open(driver Driver, now time.Time) bool {
@@ -160,56 +131,56 @@ func (s *slot) open(driver Driver, now time.Time) bool {
 	}
 	s.reopenAt = now.Add(reopenAfter * s.period)
 	device, err := driver.Open(s.index)
-	var identity Identity
-	if err == nil {
-		identity, err = device.Identity()
-	}
 	if err != nil {
 		s.failed(err)
 		return false
 	}
 	s.device = device
+	identity, err := device.Identity()
+	if err != nil {
+		s.failed(err)
+		s.close()
+		return false
+	}
+	watch := device.Watch()
+	past := s.pasts.of(identity, s.index, s.epoch)
+	s.samples = busySamples{}
+	s.energy.at = time.Time{}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.identity, s.lost, s.err = identity, false, nil
+	if s.lost && s.past != nil {
+		past.cameBack()
+	}
+	s.identity, s.past, s.watch, s.lost, s.err = identity, past, watch, false, nil
 	return true
 }
 
-// sample makes the calls that are due in the nth sample since the device was
+// sample makes the probes that are due in the nth sample since the device was
 // opened, and stops at the first that says the GPU or the driver is gone.
 func (s *slot) sample(ctx context.Context, n int) {
 	began := time.Now()
 	good := false
 	var failure error
-	for _, p := range probes {
+	all := s.hurry.Swap(false)
+	for i, p := range probes {
 		if ctx.Err() != nil {
 			return
 		}
-		if n%p.every != 0 {
+		if n%p.every != 0 && !all {
 			continue
 		}
-		err := s.probe(p)
-		if errors.Is(err, ErrLost) || errors.Is(err, ErrGone) {
+		switch err := s.probe(i); {
+		case errors.Is(err, ErrLost), errors.Is(err, ErrGone):
 			s.failed(err)
 			return
-		}
-		if err == nil {
+		case err == nil, errors.Is(err, errNotYet):
 			good = true
-		} else if !errors.Is(err, ErrUnsupported) {
+		case !errors.Is(err, ErrUnsupported) && !errors.Is(err, errNothing):
 			failure = err
 		}
 	}
 	if ctx.Err() != nil {
 		return
-	}
-	switch err := s.readProcesses(); {
-	case errors.Is(err, ErrLost), errors.Is(err, ErrGone):
-		s.failed(err)
-		return
-	case err == nil:
-		good = true
-	case !errors.Is(err, ErrUnsupported):
-		failure = err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -219,49 +190,167 @@ func (s *slot) sample(ctx context.Context, n int) {
 	}
 }
 
-// probe makes one call and keeps what it answers.
-func (s *slot) probe(p probe) error {
+// probe makes one probe and keeps what it answers.
+func (s *slot) probe(i int) error {
 	at := time.Now()
-	var got [signals]struct {
-		value float64
-		set   bool
-	}
-	err := p.read(s.device, func(sig signal, v float64) {
-		got[sig].value, got[sig].set = v, true
-	})
+	next := s.facts
+	err := probes[i].read(s, &next)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, sig := range p.signals {
-		switch r := &s.readings[sig]; {
-		case err != nil:
-			r.err = err
-		case !got[sig].set:
-			r.err = ErrUnsupported
-		default:
-			*r = reading{value: got[sig].value, at: at}
-		}
-	}
-	if r := s.readings[busy]; err == nil && got[busy].set {
-		s.busy.add(at, r.value)
+	r := &s.readings[i]
+	switch {
+	case err == nil:
+		s.facts, *r = next, reading{at: at}
+	case errors.Is(err, errNotYet), errors.Is(err, errNothing):
+		r.err = nil
+	default:
+		r.err = err
 	}
 	return err
 }
 
-// readProcesses asks who uses the GPU and whom they belong to.
-func (s *slot) readProcesses() error {
+// busySamples is how far the driver's samples of the busy share were read.
+type busySamples struct {
+	since uint64 // the newest that was seen; 0 for none
+	none  int    // readings in a row without a newer one
+	never bool   // the driver keeps none
+}
+
+// forgetAfter readings without a newer sample the next is taken as it comes:
+// the driver's clock was set back.
+const forgetAfter = 10
+
+// readBusy takes the mean of the driver's samples since the reading before,
+// which misses nothing in between. Where there are none, it takes the driver's
+// own short look back.
+func (s *slot) readBusy(f *facts) error {
 	at := time.Now()
-	all, err := s.device.Processes()
+	share, found, err := s.busySince()
+	if !found && err == nil {
+		share, err = s.device.Number(Busy)
+	}
 	if err != nil {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.procs.err = err
 		return err
 	}
-	found := processes{total: len(all), at: at}
+	f.numbers[Busy] = share
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.busy.add(at, share)
+	return nil
+}
+
+// busySince is the mean of the driver's new samples, if there are any. Only an
+// error that ends the sample is one here.
+func (s *slot) busySince() (share float64, found bool, err error) {
+	b := &s.samples
+	if b.never {
+		return 0, false, nil
+	}
+	samples, err := s.device.BusySamples(b.since)
+	switch {
+	case errors.Is(err, ErrLost), errors.Is(err, ErrGone):
+		return 0, false, err
+	case errors.Is(err, ErrUnsupported):
+		b.never = true
+		return 0, false, nil
+	}
+	newest := b.since
+	for _, x := range samples {
+		newest = max(newest, x.At)
+	}
+	from := b.since
+	if from == 0 { // the first reading is of the last period, not of the driver's whole past
+		from = newest - min(newest, uint64(s.period.Microseconds()))
+	}
+	n, sum := 0.0, 0.0
+	for _, x := range samples {
+		if x.At > from {
+			n, sum = n+1, sum+x.Share
+		}
+	}
+	if n == 0 {
+		if b.none++; b.none >= forgetAfter {
+			*b = busySamples{}
+		}
+		return 0, false, nil
+	}
+	b.since, b.none = newest, 0
+	return min(1, max(0, rounded(sum/n))), true, nil
+}
+
+// readThrottle reads the reasons for lowered clocks, and counts the time since
+// the reading before as theirs.
+func (s *slot) readThrottle(f *facts) error {
+	at := time.Now()
+	v, err := s.device.Number(Throttling)
+	if err != nil {
+		return err
+	}
+	mask := uint64(v) & (1<<31 - 1) // as many names as a snapshot can have
+	f.numbers[Throttling] = float64(mask)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	since := s.period
+	if s.throttle.n > 0 {
+		last := s.throttle.samples[(s.throttle.next-1+len(s.throttle.samples))%len(s.throttle.samples)]
+		since = min(at.Sub(last.at), staleAfter*s.period)
+	}
+	s.past.slowed(mask, since)
+	s.throttle.add(at, float64(mask))
+	return nil
+}
+
+// readEnergy reads the energy counter, and the mean power since the reading
+// before.
+func (s *slot) readEnergy(f *facts) error {
+	at := time.Now()
+	v, err := s.device.Number(Energy)
+	if err != nil {
+		s.energy.at = time.Time{}
+		return err
+	}
+	total := s.past.used(v)
+	f.numbers[Energy] = total
+	before := s.energy
+	s.energy.joules, s.energy.at = total, at
+	if before.at.IsZero() || !at.After(before.at) || total < before.joules {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.power.add(at, rounded((total-before.joules)/at.Sub(before.at).Seconds()))
+	return nil
+}
+
+// readPower reads the present power, which stands for that since the reading
+// before where there is no energy counter.
+func (s *slot) readPower(f *facts) error {
+	at := time.Now()
+	v, err := s.device.Number(Power)
+	if err != nil {
+		return err
+	}
+	f.numbers[Power] = v
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.energy.at.IsZero() {
+		s.power.add(at, v)
+	}
+	return nil
+}
+
+// readProcesses asks who uses the GPU and whom they belong to.
+func (s *slot) readProcesses(f *facts) error {
+	all, err := s.device.Processes()
+	if err != nil {
+		return err
+	}
+	found := processes{total: len(all), parts: map[string]count{}}
 	var inside []fleet.Process
 	for _, p := range all {
 		owner := s.owner(p.PID)
-		q := fleet.Process{PID: p.PID, Comm: owner.Comm, Alloc: owner.Alloc, Task: owner.Task}
+		q := fleet.Process{PID: p.PID, Comm: owner.Comm, Alloc: owner.Alloc, Task: owner.Task, MIG: f.mig.part(p)}
+		q.Foreign = owner.Foreign(s.identity.UUID, q.MIG)
 		if owner.Err != nil {
 			q.Why = owner.Err.Error()
 		}
@@ -269,26 +358,52 @@ func (s *slot) readProcesses() error {
 			bytes := int64(*p.Memory)
 			q.Memory = &bytes
 		}
+		c := found.parts[q.MIG]
+		c.total++
 		if q.Alloc != "" {
 			inside = append(inside, q)
-			continue
+		} else {
+			found.list = append(found.list, q)
+			found.outside++
+			c.outside++
 		}
-		found.list = append(found.list, q)
-		found.outside++
+		found.parts[q.MIG] = c
 	}
 	found.list = append(found.list, inside...)
 	found.list = found.list[:min(len(found.list), fleet.MaxProcesses)]
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.procs = found
+	f.processes = found
 	return nil
+}
+
+// part is the UUID of the MIG device that a process runs on, if any.
+func (m MIG) part(p Process) string {
+	i := slices.IndexFunc(m.Parts, func(x Part) bool {
+		return x.GPUInstance == p.GPUInstance && x.ComputeInstance == p.ComputeInstance
+	})
+	if i < 0 {
+		return ""
+	}
+	return m.Parts[i].UUID
+}
+
+// event takes what the driver reported.
+func (s *slot) event(e Event, now time.Time) {
+	s.hurry.Store(true)
+	past := s.remembered()
+	if e.XID == 0 || past == nil {
+		return
+	}
+	if past.error(e.XID, now) {
+		rule := health.Find(e.XID)
+		s.log.Warn("the GPU driver reports an error", "gpu", past.identity.UUID, "xid", e.XID, "class", rule.Class, "what", rule.What)
+	}
 }
 
 // failed records that the GPU could not be opened or sampled.
 func (s *slot) failed(err error) {
 	lost := errors.Is(err, ErrLost)
 	if lost {
-		s.device = nil
+		s.close()
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -305,24 +420,33 @@ func (s *slot) view(now time.Time) fleet.GPU {
 		age := seconds(now, s.good)
 		g.Age = &age
 	}
-	for sig, to := range map[signal]*fleet.Value{
-		busy:           &g.Busy,
-		memoryUsed:     &g.MemoryUsed,
-		memoryReserved: &g.MemoryReserved,
-		memoryTotal:    &g.MemoryTotal,
-		power:          &g.Power,
-		temperature:    &g.Temperature,
-	} {
-		*to = s.value(now, sig)
+	for i, p := range probes {
+		p.show(&s.facts, s.read(now, s.readings[i], p.every), &g)
+	}
+	g.XIDs.Quality = s.read(now, reading{at: now, err: s.watch}, 1).Quality
+	switch {
+	case s.past == nil:
+		g.XIDs.Quality = fleet.QualityUnknown
+	case s.watch != nil && g.XIDs.Quality == fleet.QualityOK:
+		g.XIDs.Quality = fleet.QualityFailed
+	}
+	if s.lost && errors.Is(s.err, ErrResetRequired) {
+		g.Recovery = fleet.Recovery{Read: fleet.Read{Quality: fleet.QualityOK}, Action: "reset"}
 	}
 	if !s.lost {
-		for _, span := range windows {
-			if w, ok := s.busy.window(now, span, s.period); ok {
-				g.BusyOver = append(g.BusyOver, w)
-			}
+		g.BusyOver = s.busy.windows(now, windows)
+		g.SMOver = s.sm.windows(now, longWindows)
+		g.PowerOver = s.power.windows(now, longWindows)
+	}
+	if g.Throttle.Known() {
+		for _, span := range longWindows {
+			g.Throttle.Over = append(g.Throttle.Over, fleet.ThrottleWindow{Seconds: span.Seconds(), Shares: s.throttle.shares(now, span)})
 		}
 	}
-	g.Processes = s.processes(now)
+	if s.past != nil {
+		s.past.show(&g, now)
+	}
+	g.Health = health.Judge(g)
 	return g
 }
 
@@ -350,43 +474,25 @@ func (s *slot) state(now time.Time) (state fleet.State, why string) {
 	return fleet.StateOK, ""
 }
 
-// value is a signal with its age and quality.
-func (s *slot) value(now time.Time, sig signal) fleet.Value {
-	r := s.readings[sig]
-	quality := s.quality(now, r.at, r.err, everyOf[sig])
-	v := fleet.Value{Quality: quality}
-	if quality == fleet.QualityOK || quality == fleet.QualityStale {
-		v.Value, v.Age = &r.value, seconds(now, r.at)
-	}
-	return v
-}
-
-func (s *slot) processes(now time.Time) fleet.Processes {
-	quality := s.quality(now, s.procs.at, s.procs.err, 1)
-	p := fleet.Processes{Quality: quality}
-	if quality == fleet.QualityOK || quality == fleet.QualityStale {
-		p.Age = seconds(now, s.procs.at)
-		p.Total, p.Outside, p.List = s.procs.total, s.procs.outside, s.procs.list
-	}
-	return p
-}
-
-// quality judges what was read at a time, once in so many samples.
-func (s *slot) quality(now, at time.Time, err error, every int) fleet.Quality {
+// read judges what is read once in so many samples.
+func (s *slot) read(now time.Time, r reading, every int) fleet.Read {
 	switch {
 	case s.lost:
-		return fleet.QualityLost
-	case errors.Is(err, ErrUnsupported):
-		return fleet.QualityUnsupported
-	case at.IsZero() && err == nil:
-		return fleet.QualityUnknown
-	case at.IsZero():
-		return fleet.QualityFailed
-	case now.Sub(at) >= staleAfter*s.period*time.Duration(every):
-		return fleet.QualityStale
+		return fleet.Read{Quality: fleet.QualityLost}
+	case errors.Is(r.err, ErrUnsupported):
+		return fleet.Read{Quality: fleet.QualityUnsupported}
+	case r.at.IsZero() && r.err == nil:
+		return fleet.Read{Quality: fleet.QualityUnknown}
+	case r.at.IsZero():
+		return fleet.Read{Quality: fleet.QualityFailed}
+	case now.Sub(r.at) >= staleAfter*s.period*time.Duration(every):
+		return fleet.Read{Quality: fleet.QualityStale, Age: seconds(now, r.at)}
 	}
-	return fleet.QualityOK
+	return fleet.Read{Quality: fleet.QualityOK, Age: seconds(now, r.at)}
 }
+
+// rounded is a mean without the digits that no driver measured.
+func rounded(x float64) float64 { return math.Round(x*1e4) / 1e4 }
 
 // seconds is an age to the millisecond.
 func seconds(now, then time.Time) float64 {
@@ -398,6 +504,13 @@ func (s *slot) gone() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return errors.Is(s.err, ErrGone)
+}
+
+// remembered is the GPU's past, or nil if it did not answer in this epoch.
+func (s *slot) remembered() *past {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.past
 }
 
 // describe names the GPU in messages.

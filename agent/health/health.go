@@ -72,7 +72,7 @@ func degraded(action fleet.Action, format string, args ...any) []finding {
 // with the kernel, and a GPU that left the bus comes back with the power.
 func state(g fleet.GPU) []finding {
 	switch {
-	case g.State == fleet.StateLost && g.Recovery.Action == "reset":
+	case g.State == fleet.StateLost && g.Recovery.Known() && g.Recovery.Action == "reset":
 		return failed(fleet.ActionReset, "lost: %s", g.Why)
 	case g.State == fleet.StateLost:
 		return failed(fleet.ActionCycle, "lost: %s", g.Why)

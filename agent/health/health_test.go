@@ -42,6 +42,7 @@ func TestJudge(t *testing.T) {
 			Pages: fleet.Pages{Read: fleet.Read{Quality: fleet.QualityUnsupported}}, Throttle: throttled("sw_power_cap", 1)}, fleet.HealthOK, "", ""},
 
 		{"lost", fleet.GPU{State: fleet.StateLost, Why: "fell off the bus"}, fleet.HealthFailed, fleet.ActionCycle, "lost: fell off the bus"},
+		{"lost until a reset", fleet.GPU{State: fleet.StateLost, Why: "needs a reset", Recovery: fleet.Recovery{Read: ok, Action: "reset"}}, fleet.HealthFailed, fleet.ActionReset, "lost: needs"},
 		{"unresponsive", fleet.GPU{State: fleet.StateUnresponsive, Why: "hangs"}, fleet.HealthFailed, fleet.ActionCycle, "unresponsive: hangs"},
 
 		{"the driver wants a reset", fleet.GPU{State: fleet.StateOK, Recovery: fleet.Recovery{Read: ok, Action: "reset"}}, fleet.HealthFailed, fleet.ActionReset, "asks for reset"},

@@ -19,6 +19,7 @@ const (
 	uninitialized    = 1
 	notSupported     = 3
 	noPermission     = 4
+	notFound         = 6
 	driverNotLoaded  = 9
 	libraryNotFound  = 12
 	functionNotFound = 13
@@ -39,7 +40,7 @@ var meanings = map[int]struct {
 	2:                {"invalid argument", nil},
 	notSupported:     {"not supported by this GPU", gpu.ErrUnsupported},
 	noPermission:     {"no permission: the agent needs root and access to /dev/nvidia*", nil},
-	6:                {"not found", nil},
+	notFound:         {"not found", nil},
 	7:                {"buffer too small", nil},
 	driverNotLoaded:  {"the NVIDIA driver is not loaded: see lsmod and dmesg for the nvidia module", gpu.ErrNotLoaded},
 	10:               {"time-out", nil},
@@ -47,7 +48,7 @@ var meanings = map[int]struct {
 	libraryNotFound:  {"NVML cannot load a part of itself", nil},
 	functionNotFound: {"not in this version of the NVML library", gpu.ErrUnsupported},
 	gpuIsLost:        {"the GPU fell off the bus or is otherwise inaccessible", gpu.ErrLost},
-	resetRequired:    {"the GPU needs a reset", gpu.ErrLost},
+	resetRequired:    {"the GPU needs a reset", gpu.ErrResetRequired},
 	operatingSystem:  {"the operating system blocked the call: a device cgroup may hide /dev/nvidia*", nil},
 	versionMismatch:  {"the NVIDIA driver and its library are of different versions: reload the driver or reboot", nil},
 	19:               {"in use", nil},

@@ -5,10 +5,11 @@ package nvml
 import (
 	"fmt"
 	"io/fs"
-	"math"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/NVIDIA/go-nvml/pkg/dl"
 	"github.com/NVIDIA/go-nvml/pkg/nvml"
@@ -23,6 +24,12 @@ type Library struct {
 	loaded bool
 	file   string      // where it was loaded from
 	info   fs.FileInfo // that file, as it was then
+
+	events    nvml.EventSet // of the GPUs that are watched, since Init
+	eventsErr error         // why there is none
+
+	mu   sync.Mutex          // never held over a call
+	gpus map[nvml.Device]int // the index of every GPU that was opened since Init
 }
 
 // New makes a driver that loads NVML from a path, or by a name that the
@@ -37,6 +44,12 @@ func (l *Library) Init() error {
 	ret := l.calls.Init()
 	if int(ret) == versionMismatch && l.replaced() {
 		return fmt.Errorf("%s: %w since the agent started", l.file, gpu.ErrReplaced)
+	}
+	if ret == nvml.SUCCESS {
+		l.gpus = map[nvml.Device]int{}
+		l.events, ret = l.calls.EventSetCreate()
+		l.eventsErr = ErrorOf("nvmlEventSetCreate", int(ret))
+		return nil
 	}
 	return ErrorOf("nvmlInit", int(ret))
 }
@@ -102,7 +115,13 @@ func (l *Library) replaced() bool {
 }
 
 // Shutdown undoes Init.
-func (l *Library) Shutdown() error { return ErrorOf("nvmlShutdown", int(l.calls.Shutdown())) }
+func (l *Library) Shutdown() error {
+	if l.events != nil && l.eventsErr == nil {
+		_ = l.calls.EventSetFree(l.events) // goes with the library anyway
+	}
+	l.events = nil
+	return ErrorOf("nvmlShutdown", int(l.calls.Shutdown()))
+}
 
 // Version is the version of the kernel driver.
 func (l *Library) Version() (string, error) {
@@ -122,70 +141,51 @@ func (l *Library) Open(index int) (gpu.Device, error) {
 	if ret != nvml.SUCCESS {
 		return nil, ErrorOf("nvmlDeviceGetHandleByIndex", int(ret))
 	}
-	return board{guardedDevice{flat{d}, l.calls.available}}, nil
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.gpus[d] = index
+	return &board{
+		library:  l,
+		calls:    guardedDevice{flat{d}, l.calls.available},
+		parts:    map[string]guardedDevice{},
+		monitors: map[int]*monitor{},
+	}, nil
 }
 
-// board is one GPU.
-type board struct{ calls guardedDevice }
+// Wait waits for an event in NVML, which blocks a thread for so long.
+func (l *Library) Wait(patience time.Duration) (gpu.Event, bool, error) {
+	if l.eventsErr != nil {
+		return gpu.Event{}, false, l.eventsErr
+	}
+	data, ret := l.calls.EventSetWait(l.events, uint32(patience.Milliseconds()))
+	switch ret {
+	case nvml.ERROR_TIMEOUT:
+		return gpu.Event{}, false, nil
+	case nvml.SUCCESS:
+	default:
+		return gpu.Event{}, false, ErrorOf("nvmlEventSetWait", int(ret))
+	}
+	event := gpu.Event{Index: l.index(data.Device)}
+	if data.EventType == nvml.EventTypeXidCriticalError {
+		event.XID = int(data.EventData)
+	}
+	return event, true, nil
+}
 
-// Identity fails only without the UUID; name and bus ID are a courtesy.
-func (b board) Identity() (gpu.Identity, error) {
-	uuid, ret := b.calls.GetUUID()
+// index is that of an event's GPU. NVML gives the handle that it gave before;
+// should it not, it is asked.
+func (l *Library) index(d nvml.Device) int {
+	l.mu.Lock()
+	index, known := l.gpus[d]
+	l.mu.Unlock()
+	if known {
+		return index
+	}
+	index, ret := guardedDevice{flat{d}, l.calls.available}.GetIndex()
 	if ret != nvml.SUCCESS {
-		return gpu.Identity{}, ErrorOf("nvmlDeviceGetUUID", int(ret))
+		return -1
 	}
-	id := gpu.Identity{UUID: uuid}
-	if name, ret := b.calls.GetName(); ret == nvml.SUCCESS {
-		id.Name = name
-	}
-	if pci, ret := b.calls.GetPciInfo(); ret == nvml.SUCCESS {
-		id.PCI = text(pci.BusId[:])
-	}
-	return id, nil
-}
-
-func (b board) Busy() (float64, error) {
-	u, ret := b.calls.GetUtilizationRates()
-	return float64(u.Gpu) / 100, ErrorOf("nvmlDeviceGetUtilizationRates", int(ret))
-}
-
-// Memory asks the newer call first; the older one counts reserved memory as
-// used.
-func (b board) Memory() (gpu.Memory, error) {
-	if m, ret := b.calls.GetMemoryInfo_v2(); ret == nvml.SUCCESS {
-		return gpu.Memory{Used: m.Used, Total: m.Total, Reserved: &m.Reserved}, nil
-	}
-	m, ret := b.calls.GetMemoryInfo()
-	return gpu.Memory{Used: m.Used, Total: m.Total}, ErrorOf("nvmlDeviceGetMemoryInfo", int(ret))
-}
-
-func (b board) Power() (watts float64, err error) {
-	mw, ret := b.calls.GetPowerUsage()
-	return float64(mw) / 1000, ErrorOf("nvmlDeviceGetPowerUsage", int(ret))
-}
-
-// Temperature asks the newer call first.
-func (b board) Temperature() (celsius float64, err error) {
-	if t, ret := b.calls.GetTemperatureV1(); ret == nvml.SUCCESS {
-		return float64(t.Temperature), nil
-	}
-	t, ret := b.calls.GetTemperature(nvml.TEMPERATURE_GPU)
-	return float64(t), ErrorOf("nvmlDeviceGetTemperature", int(ret))
-}
-
-func (b board) Processes() ([]gpu.Process, error) {
-	infos, ret := b.calls.GetComputeRunningProcesses()
-	if ret != nvml.SUCCESS {
-		return nil, ErrorOf("nvmlDeviceGetComputeRunningProcesses", int(ret))
-	}
-	processes := make([]gpu.Process, len(infos))
-	for i, info := range infos {
-		processes[i].PID = int(info.Pid)
-		if info.UsedGpuMemory != math.MaxUint64 { // NVML_VALUE_NOT_AVAILABLE
-			processes[i].Memory = &infos[i].UsedGpuMemory
-		}
-	}
-	return processes, nil
+	return index
 }
 
 // text is a C string in a buffer.

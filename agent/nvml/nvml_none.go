@@ -4,6 +4,7 @@ package nvml
 
 import (
 	"errors"
+	"time"
 
 	"github.com/gpupool/gpupool/agent/gpu"
 )
@@ -30,3 +31,8 @@ func (*Library) Count() (int, error) { return 0, errBuiltWithout }
 
 // Open fails as Init does.
 func (*Library) Open(int) (gpu.Device, error) { return nil, errBuiltWithout }
+
+// Wait fails as Init does.
+func (*Library) Wait(time.Duration) (gpu.Event, bool, error) {
+	return gpu.Event{}, false, errBuiltWithout
+}

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 	"unsafe"
 
 	"github.com/NVIDIA/go-nvml/pkg/nvml"
@@ -64,22 +65,82 @@ func probe(path string) map[string]string {
 		if id.PCI == "" {
 			errs["PCI"] = "absent"
 		}
-		_, err = d.Busy()
-		note("Busy", err)
+		note("Watch", d.Watch())
+		for q, name := range quantityNames {
+			_, err := d.Number(gpu.Quantity(q))
+			note(name, err)
+		}
+		samples, err := d.BusySamples(0)
+		note("BusySamples", err)
+		if err == nil && len(samples) == 0 {
+			errs["BusySamples"] = "none"
+		}
 		m, err := d.Memory()
 		note("Memory", err)
 		if m.Reserved == nil {
 			errs["Reserved"] = "absent"
 		}
-		_, err = d.Power()
-		note("Power", err)
-		_, err = d.Temperature()
-		note("Temperature", err)
-		_, err = d.Processes()
+		p, err := d.Processes()
 		note("Processes", err)
+		if err == nil && len(p) != 4 {
+			errs["MPSProcesses"] = "absent"
+		}
+		for _, instance := range []int{gpu.WholeGPU, 7} {
+			name := map[bool]string{true: "Activity", false: "InstanceActivity"}[instance == gpu.WholeGPU]
+			_, _, err := d.Activity(instance)
+			note(name, err)
+			if err == nil {
+				time.Sleep(leastSpan)
+				_, ok, err := d.Activity(instance)
+				note(name, err)
+				if err == nil && !ok {
+					errs[name] = "none"
+				}
+			}
+		}
+		ecc, err := d.ECC()
+		note("ECC", err)
+		if err == nil && ecc.Uncorrected == nil {
+			errs["ECCErrors"] = "absent"
+		}
+		_, err = d.Rows()
+		note("Rows", err)
+		pages, err := d.Pages()
+		note("Pages", err)
+		if err == nil && pages.DoubleBit == nil {
+			errs["RetiredPages"] = "absent"
+		}
+		fabric, err := d.Fabric()
+		note("Fabric", err)
+		if err == nil && fabric.Health == 0 {
+			errs["FabricHealth"] = "absent"
+		}
+		links, err := d.NVLink()
+		note("NVLink", err)
+		if err == nil && links.Errors == nil {
+			errs["NVLinkErrors"] = "absent"
+		}
+		mig, err := d.MIG()
+		note("MIG", err)
+		if err == nil && mig.Enabled {
+			_, err = d.PartMemory(mig.Parts[0].UUID)
+			note("PartMemory", err)
+		}
+		d.Close()
+	}
+	if errs["Watch"] == "" {
+		_, _, err := l.Wait(time.Millisecond)
+		note("Wait", err)
 	}
 	note("Shutdown", l.Shutdown())
 	return errs
+}
+
+// quantityNames name the numbers in order.
+var quantityNames = [gpu.Quantities]string{
+	gpu.Busy: "Busy", gpu.Power: "Power", gpu.PowerLimit: "PowerLimit", gpu.Energy: "Energy", gpu.Temperature: "Temperature",
+	gpu.MemoryTemperature: "MemoryTemperature", gpu.SMClock: "SMClock", gpu.MemoryClock: "MemoryClock", gpu.Throttling: "Throttling",
+	gpu.Persistence: "Persistence", gpu.PCIeReplays: "PCIeReplays", gpu.RecoveryAction: "RecoveryAction",
 }
 
 // runProbe probes a library in another process, and answers what it says of
@@ -151,14 +212,34 @@ func TestAnotherLibrary(t *testing.T) {
 	}
 }
 
+// everything is a GPU that has all that the agent asks for.
+var everything = nvmltest.State{"count": "1", "gpu0.procs": "1:1 2:2 3:3", "gpu0.mps_procs": "2:2 4:4", "gpu0.mem_temp": "60", "gpu0.pages": "1 2 0",
+	"gpu0.fabric": "3 0 1", "gpu0.nvlinks": "18 18 0", "gpu0.mig": "1", "gpu0.mig.0": "MIG-1 7 0 1g.10gb 1 1"}
+
+// TestOldDriver: a driver of years ago has little, and that little works.
+func TestOldDriver(t *testing.T) {
+	failed := runProbe(t, nvmltest.Lacking(t)(nvmltest.OldDriver...), stateFile(t, everything))
+	var got []string
+	for call := range failed {
+		got = append(got, call)
+	}
+	slices.Sort(got)
+	want := []string{"Activity", "Fabric", "InstanceActivity", "MIG", "MPSProcesses", "Reserved", "Rows"}
+	if !slices.Equal(got, want) {
+		t.Errorf("calls that fail: %v, want %v", failed, want)
+	}
+}
+
 // TestMissingSymbols leaves each function out of the library in turn. The
 // process must live, and only what needs the function may fail.
 func TestMissingSymbols(t *testing.T) {
-	state := stateFile(t, nvmltest.State{"count": "1", "gpu0.procs": "1:1 2:2 3:3"})
+	state := stateFile(t, everything)
 	if failed := runProbe(t, nvmltest.Build(t), state); len(failed) > 0 {
 		t.Fatalf("calls that fail with all symbols: %v", failed)
 	}
+	lacking := nvmltest.Lacking(t)
 	const process3, process2 = "nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetComputeRunningProcesses_v2"
+	const mps = "nvmlDeviceGetMPSComputeRunningProcesses"
 	for _, tt := range []struct {
 		without []string
 		fail    []string
@@ -169,28 +250,61 @@ func TestMissingSymbols(t *testing.T) {
 		{[]string{"nvmlSystemGetDriverVersion"}, []string{"Version"}},
 		{[]string{"nvmlDeviceGetCount_v2"}, []string{"Count"}},
 		{[]string{"nvmlDeviceGetHandleByIndex_v2"}, []string{"Open"}},
-		{[]string{"nvmlDeviceGetUUID"}, []string{"Identity", "Name", "PCI"}},
+		{[]string{"nvmlEventSetCreate"}, []string{"Watch"}},
+		{[]string{"nvmlEventSetFree"}, nil},
+		{[]string{"nvmlEventSetWait_v2"}, nil},
+		{[]string{"nvmlEventSetWait_v2", "nvmlEventSetWait"}, []string{"Wait"}},
+		{[]string{"nvmlDeviceGetUUID"}, []string{"Identity", "MIG", "Name", "PCI"}},
 		{[]string{"nvmlDeviceGetName"}, []string{"Name"}},
+		{[]string{"nvmlDeviceGetIndex"}, nil},
 		{[]string{"nvmlDeviceGetPciInfo_v3"}, []string{"PCI"}},
 		{[]string{"nvmlDeviceGetUtilizationRates"}, []string{"Busy"}},
+		{[]string{"nvmlDeviceGetSamples"}, []string{"BusySamples"}},
 		{[]string{"nvmlDeviceGetMemoryInfo_v2"}, []string{"Reserved"}},
 		{[]string{"nvmlDeviceGetMemoryInfo"}, nil},
-		{[]string{"nvmlDeviceGetMemoryInfo", "nvmlDeviceGetMemoryInfo_v2"}, []string{"Memory", "Reserved"}},
+		{[]string{"nvmlDeviceGetMemoryInfo", "nvmlDeviceGetMemoryInfo_v2"}, []string{"Memory", "PartMemory", "Reserved"}},
 		{[]string{"nvmlDeviceGetPowerUsage"}, []string{"Power"}},
+		{[]string{"nvmlDeviceGetEnforcedPowerLimit"}, []string{"PowerLimit"}},
+		{[]string{"nvmlDeviceGetTotalEnergyConsumption"}, []string{"Energy"}},
 		{[]string{"nvmlDeviceGetTemperature"}, nil},
 		{[]string{"nvmlDeviceGetTemperatureV"}, nil},
 		{[]string{"nvmlDeviceGetTemperature", "nvmlDeviceGetTemperatureV"}, []string{"Temperature"}},
+		{[]string{"nvmlDeviceGetClockInfo"}, []string{"MemoryClock", "SMClock"}},
+		{[]string{"nvmlDeviceGetCurrentClocksEventReasons"}, nil},
+		{[]string{"nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons"}, []string{"Throttling"}},
+		{[]string{"nvmlDeviceGetPersistenceMode"}, []string{"Persistence"}},
+		{[]string{"nvmlDeviceGetPcieReplayCounter"}, []string{"PCIeReplays"}},
+		{[]string{"nvmlDeviceGetFieldValues"}, []string{"MemoryTemperature", "NVLinkErrors", "RecoveryAction"}},
+		{[]string{"nvmlDeviceGetEccMode"}, []string{"ECC"}},
+		{[]string{"nvmlDeviceGetTotalEccErrors"}, []string{"ECCErrors"}},
+		{[]string{"nvmlDeviceGetRemappedRows"}, []string{"Rows"}},
+		{[]string{"nvmlDeviceGetRetiredPagesPendingStatus"}, []string{"Pages"}},
+		{[]string{"nvmlDeviceGetRetiredPages"}, []string{"RetiredPages"}},
+		{[]string{"nvmlDeviceGetGpuFabricInfoV"}, []string{"FabricHealth"}},
+		{[]string{"nvmlDeviceGetGpuFabricInfo"}, nil},
+		{[]string{"nvmlDeviceGetGpuFabricInfo", "nvmlDeviceGetGpuFabricInfoV"}, []string{"Fabric"}},
+		{[]string{"nvmlDeviceGetNvLinkState"}, []string{"NVLink"}},
+		{[]string{"nvmlDeviceGetSupportedEventTypes"}, []string{"Watch"}},
+		{[]string{"nvmlDeviceRegisterEvents"}, []string{"Watch"}},
+		{[]string{"nvmlGpmQueryDeviceSupport"}, []string{"Activity", "InstanceActivity"}},
+		{[]string{"nvmlGpmSampleAlloc"}, []string{"Activity", "InstanceActivity"}},
+		{[]string{"nvmlGpmSampleFree"}, nil},
+		{[]string{"nvmlGpmSampleGet"}, []string{"Activity"}},
+		{[]string{"nvmlGpmMigSampleGet"}, []string{"InstanceActivity"}},
+		{[]string{"nvmlGpmMetricsGet"}, []string{"Activity", "InstanceActivity"}},
+		{[]string{"nvmlDeviceGetMigMode"}, []string{"MIG"}},
+		{[]string{"nvmlDeviceGetMaxMigDeviceCount"}, []string{"MIG"}},
+		{[]string{"nvmlDeviceGetMigDeviceHandleByIndex"}, []string{"MIG"}},
+		{[]string{"nvmlDeviceGetGpuInstanceId"}, []string{"MIG"}},
+		{[]string{"nvmlDeviceGetComputeInstanceId"}, []string{"MIG"}},
 		{[]string{process3}, nil},
 		{[]string{process3, process2}, nil},
 		{[]string{process3, process2, "nvmlDeviceGetComputeRunningProcesses"}, []string{"Processes"}},
+		{[]string{mps + "_v3", mps + "_v2", mps}, []string{"MPSProcesses"}},
 	} {
 		t.Run(strings.Join(tt.without, "+"), func(t *testing.T) {
 			t.Parallel()
-			var args []string
-			for _, symbol := range tt.without {
-				args = append(args, nvmltest.Without(symbol))
-			}
-			failed := runProbe(t, nvmltest.Build(t, args...), state)
+			failed := runProbe(t, lacking(tt.without...), state)
 			var got []string
 			for call := range failed {
 				got = append(got, call)
@@ -297,6 +411,17 @@ func TestLayout(t *testing.T) {
 		"process": {"pid": "Pid", "used": "UsedGpuMemory", "gpu_instance": "GpuInstanceId",
 			"compute_instance": "ComputeInstanceId"},
 		"temperature": {"version": "Version", "sensor": "SensorType", "temperature": "Temperature"},
+		"sample":      {"at": "TimeStamp", "value": "SampleValue"},
+		"field_value": {"field": "FieldId", "scope": "ScopeId", "at": "Timestamp", "latency": "LatencyUsec", "type": "ValueType",
+			"result": "NvmlReturn", "value": "Value"},
+		"event_data": {"device": "Device", "type": "EventType", "data": "EventData", "gpu_instance": "GpuInstanceId",
+			"compute_instance": "ComputeInstanceId"},
+		"fabric":      {"cluster": "ClusterUuid", "status": "Status", "clique": "CliqueId", "state": "State"},
+		"fabric_v2":   {"version": "Version", "cluster": "ClusterUuid", "status": "Status", "clique": "CliqueId", "state": "State", "health_mask": "HealthMask"},
+		"fabric_v3":   {"version": "Version", "cluster": "ClusterUuid", "status": "Status", "clique": "CliqueId", "state": "State", "health_mask": "HealthMask", "health": "HealthSummary"},
+		"gpm_support": {"version": "Version", "supported": "IsSupportedDevice"},
+		"gpm_metric":  {"id": "MetricId", "result": "NvmlReturn", "value": "Value", "info": "MetricInfo"},
+		"gpm_metrics": {"version": "Version", "count": "NumMetrics", "first": "Sample1", "second": "Sample2", "metrics": "Metrics"},
 	}
 	want := map[string]uintptr{}
 	for name, goType := range map[string]reflect.Type{
@@ -307,10 +432,19 @@ func TestLayout(t *testing.T) {
 		"process_v1":  reflect.TypeFor[nvml.ProcessInfo_v1](),
 		"process":     reflect.TypeFor[nvml.ProcessInfo](),
 		"temperature": reflect.TypeFor[nvml.Temperature](),
+		"sample":      reflect.TypeFor[nvml.Sample](),
+		"field_value": reflect.TypeFor[nvml.FieldValue](),
+		"event_data":  pointers(reflect.TypeFor[nvml.EventData]()),
+		"fabric":      reflect.TypeFor[nvml.GpuFabricInfo](),
+		"fabric_v2":   reflect.TypeFor[nvml.GpuFabricInfo_v2](),
+		"fabric_v3":   reflect.TypeFor[nvml.GpuFabricInfo_v3](),
+		"gpm_support": reflect.TypeFor[nvml.GpmSupport](),
+		"gpm_metric":  reflect.TypeFor[nvml.GpmMetric](),
+		"gpm_metrics": pointers(reflect.TypeFor[nvml.GpmMetricsGetType]()),
 	} {
 		want[name] = goType.Size()
-		if goType.NumField() != len(fields[name]) {
-			t.Errorf("%s has %d fields, want %d", name, len(fields[name]), goType.NumField())
+		if n := named(goType); n != len(fields[name]) {
+			t.Errorf("%s has %d fields, want %d", name, len(fields[name]), n)
 		}
 		for c, g := range fields[name] {
 			field, ok := goType.FieldByName(g)
@@ -335,6 +469,30 @@ func TestLayout(t *testing.T) {
 	if unsafe.Sizeof(nvml.ProcessInfo_v2{}) != want["process"] {
 		t.Error("the second version of a process differs from the third")
 	}
+}
+
+// named is how many fields of a structure are more than padding.
+func named(goType reflect.Type) (n int) {
+	for i := range goType.NumField() {
+		if !strings.HasPrefix(goType.Field(i).Name, "Pad_cgo") {
+			n++
+		}
+	}
+	return n
+}
+
+// pointers is a structure as go-nvml hands it to the library. Of some it only
+// exports a form that has interfaces in place of pointers.
+func pointers(goType reflect.Type) reflect.Type {
+	fields := make([]reflect.StructField, goType.NumField())
+	for i := range fields {
+		f := goType.Field(i)
+		if f.Type.Kind() == reflect.Interface {
+			f.Type = reflect.TypeFor[uintptr]()
+		}
+		fields[i] = reflect.StructField{Name: f.Name, Type: f.Type}
+	}
+	return reflect.StructOf(fields)
 }
 
 func TestErrorOf(t *testing.T) {
