@@ -43,6 +43,7 @@ type Answer struct {
 	Err     error           // as the layers between saw it, may be nil
 	Code    string          // what the cloud calls it, empty if it has no name
 	Text    string          // what the cloud says, may be empty
+	Else    error           // the class if the code is in no rule; nil judges by the HTTP status
 	Secrets []power.Secret  // what must not be printed
 }
 
@@ -100,6 +101,8 @@ func (rs Rules) class(a Answer, written bool, status int) (means string, class e
 		}
 	}
 	switch {
+	case a.Else != nil:
+		return "", a.Else
 	case status == 0 && a.Change && written:
 		return "the command was sent once and not answered", power.ErrAmbiguous
 	case status == 0:

@@ -100,7 +100,7 @@ func (c *Config) parse() (s settings, limits power.Limits, err error) {
 	default:
 		m.Add("soft_off", fmt.Errorf("%.40q is not a soft-off: set %s or %s", c.SoftOff, softStop, softHibernate))
 	}
-	metadata, err := parseMetadata(c.MetadataEndpoint)
+	metadata, err := https.ParseMetadata(c.MetadataEndpoint, DefaultMetadataEndpoint)
 	m.Add("metadata_endpoint", err)
 	s = settings{
 		region: c.Region, softOff: c.SoftOff, metadata: metadata,
@@ -124,18 +124,4 @@ func domain(region string) string {
 		return "amazonaws.com.cn"
 	}
 	return "amazonaws.com"
-}
-
-// parseMetadata reads Config.MetadataEndpoint. The service is on the machine
-// itself and speaks no TLS.
-func parseMetadata(text string) (url.URL, error) {
-	if text == "" {
-		text = DefaultMetadataEndpoint
-	}
-	u, err := url.Parse(text)
-	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" || u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" {
-		return url.URL{}, fmt.Errorf("%.100q is not a URL such as %q", text, DefaultMetadataEndpoint)
-	}
-	u.Path = ""
-	return *u, nil
 }

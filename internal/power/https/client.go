@@ -29,6 +29,20 @@ func ParseEndpoint(text string) (*url.URL, error) {
 	return u, nil
 }
 
+// ParseMetadata reads the URL of a cloud's metadata service, def if text is
+// empty. It is on the machine itself and speaks no TLS.
+func ParseMetadata(text, def string) (url.URL, error) {
+	if text == "" {
+		text = def
+	}
+	u, err := url.Parse(text)
+	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" || u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" {
+		return url.URL{}, fmt.Errorf("%.100q is not a URL such as %q", text, def)
+	}
+	u.Path = ""
+	return *u, nil
+}
+
 // Client returns a client of API endpoints: it reads at most [MaxBody] of a
 // reply, notes what came of requests for [Watch], follows no redirect, and
 // sends nothing to hosts that are not among those of the URLs given. Without

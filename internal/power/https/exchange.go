@@ -23,6 +23,7 @@ type outcome struct {
 	written atomic.Bool // a connection was there to write it to, so that it may have arrived
 	status  int
 	header  http.Header
+	err     error
 }
 
 type exchangeKey struct{}
@@ -46,6 +47,15 @@ func (x *Exchange) Seen() (written bool, status int, header http.Header) {
 	return o.written.Load(), o.status, o.header
 }
 
+// Cause is what the last request failed with below the library that made err of
+// it, and err if it did not.
+func (x *Exchange) Cause(err error) error {
+	if o := x.last.Load(); o != nil && o.err != nil {
+		return o.err
+	}
+	return err
+}
+
 // Noting notes what comes of requests for [Watch], adds the name of this
 // program, and refuses to send anything to a URL that Allow does not allow.
 type Noting struct {
@@ -61,8 +71,8 @@ func (n Noting) RoundTrip(req *http.Request) (*http.Response, error) {
 		x.last.Store(o)
 	}
 	if n.Allow != nil {
-		if err := n.Allow(req); err != nil {
-			return nil, err
+		if o.err = n.Allow(req); o.err != nil {
+			return nil, o.err
 		}
 	}
 	ctx := httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
@@ -72,6 +82,7 @@ func (n Noting) RoundTrip(req *http.Request) (*http.Response, error) {
 	req.Header.Set("User-Agent", "gpupool")
 	resp, err := n.Base.RoundTrip(req)
 	if err != nil {
+		o.err = err
 		return nil, err
 	}
 	o.status, o.header = resp.StatusCode, resp.Header

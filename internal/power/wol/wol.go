@@ -38,6 +38,8 @@ const (
 type Driver struct {
 	*command.Driver
 	identity string
+	device   string // the interface that packets leave through, if it was said
+	to       string // where they go otherwise
 }
 
 // New returns the driver of one host. It sends and runs nothing, but looks
@@ -52,7 +54,7 @@ func New(c Config) (*Driver, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Driver{Driver: d, identity: c.Identity()}, nil
+	return &Driver{Driver: d, identity: c.Identity(), device: w.device, to: w.to.String()}, nil
 }
 
 // Identity names the network card: see [Config.Identity].

@@ -91,14 +91,20 @@ func (b *BMC) Stop() { b.sim.stop() }
 // "Chassis Power is on" for the arguments chassis, power, status.
 func (b *BMC) Ipmitool(args ...string) string {
 	b.t.Helper()
+	return b.IpmitoolAs(b.Suite, Password, args...)
+}
+
+// IpmitoolAs is Ipmitool with another cipher suite or password.
+func (b *BMC) IpmitoolAs(suite int, password string, args ...string) string {
+	b.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	args = append([]string{
 		"-I", "lanplus", "-H", b.Addr.Addr().String(), "-p", strconv.Itoa(int(b.Addr.Port())),
-		"-U", Username, "-E", "-L", "OPERATOR", "-C", strconv.Itoa(b.Suite), "-N", "2", "-R", "3",
+		"-U", Username, "-E", "-L", "OPERATOR", "-C", strconv.Itoa(suite), "-N", "2", "-R", "3",
 	}, args...)
 	cmd := exec.CommandContext(ctx, tool(b.t, "ipmitool", "ipmitool"), args...)
-	cmd.Env = append(os.Environ(), "IPMI_PASSWORD="+Password)
+	cmd.Env = append(os.Environ(), "IPMI_PASSWORD="+password)
 	var stderr strings.Builder // it complains of commands that the account may not use
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()

@@ -49,6 +49,8 @@ func (s *Service) serve(w http.ResponseWriter, r *http.Request) {
 			"@odata.id": p, "@odata.type": "#SessionService.v1_1_8.SessionService", "Id": "SessionService",
 			"Name": "Sessions", "ServiceEnabled": true, "SessionTimeout": 1800, "Sessions": link(sessionsPath),
 		})
+	case p == rootPath+"AccountService":
+		write(w, http.StatusOK, s.accounts(p))
 	case p == sessionsPath && r.Method == http.MethodPost:
 		s.openSession(w, r)
 	case dir == sessionsPath+"/" && r.Method == http.MethodDelete:
@@ -74,6 +76,15 @@ func (s *Service) root() object {
 		"RedfishVersion": "1.18.0", "UUID": "92384634-2938-2342-8820-489239905423", "Vendor": s.options.Vendor,
 		"Systems": link(systemsPath), "SessionService": link(rootPath + "SessionService"),
 		"Links": object{"Sessions": link(sessionsPath)},
+	}
+}
+
+func (s *Service) accounts(p string) object {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return object{
+		"@odata.id": p, "@odata.type": "#AccountService.v1_15_0.AccountService", "Id": "AccountService", "Name": "Accounts",
+		"AccountLockoutThreshold": s.faults.lockAfter, "AccountLockoutDuration": 300,
 	}
 }
 
