@@ -34,33 +34,41 @@ func (d *Driver) Audit(ctx context.Context) []power.Finding {
 	// What fails here fails the reading of the power too, which says more.
 	_ = d.call(ctx, "audit", func(ctx context.Context, _ *gofish.APIClient, _ *system) error {
 		began := time.Now()
-		if resp, _, err := d.get(ctx, serviceRoot); err == nil {
-			found = append(found, auditCertificate(resp.TLS, time.Now())...)
-			if at, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
+		if root, err := d.get(ctx, serviceRoot); err == nil {
+			found = append(found, auditCertificate(root.tls, time.Now())...)
+			if at, err := http.ParseTime(root.date); err == nil {
 				found = append(found, power.ClockFinding("the BMC", at, began))
 			}
 		}
-		if resp, body, err := d.get(ctx, accountService); err == nil && resp.StatusCode == http.StatusOK {
-			found = append(found, auditLock(body)...)
+		if accounts, err := d.get(ctx, accountService); err == nil && accounts.status == http.StatusOK {
+			found = append(found, auditLock(accounts.body)...)
 		}
 		return nil
 	})
 	return found
 }
 
+// resource is what an audit wants to know of an answer.
+type resource struct {
+	status int
+	date   string // of the service's clock
+	tls    *tls.ConnectionState
+	body   []byte
+}
+
 // get reads a resource as the account of the driver.
-func (d *Driver) get(ctx context.Context, path string) (*http.Response, []byte, error) {
+func (d *Driver) get(ctx context.Context, path string) (resource, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, d.config.endpoint()+path, nil)
 	if err != nil {
-		return nil, nil, err
+		return resource{}, err
 	}
 	resp, err := d.http.Do(req)
 	if err != nil {
-		return nil, nil, err
+		return resource{}, err
 	}
 	defer resp.Body.Close() //nolint:errcheck // it was only read
 	body, err := io.ReadAll(resp.Body)
-	return resp, body, err
+	return resource{resp.StatusCode, resp.Header.Get("Date"), resp.TLS, body}, err
 }
 
 // auditCertificate tells how long a certificate is good.
