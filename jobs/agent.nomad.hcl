@@ -26,6 +26,11 @@ variable "consul_addr" {
   default     = ""
 }
 
+variable "nomad_addr" {
+  description = "Nomad agent on the same host, where the agent looks for model servers; off for none. The default is the socket that Nomad gives to the task."
+  default     = "unix://$${NOMAD_SECRETS_DIR}/api.sock"
+}
+
 job "gpupool-agent" {
   # A drain by gpupool leaves system jobs alone, so the agent has the last word
   # on a host until it goes off.
@@ -62,7 +67,14 @@ job "gpupool-agent" {
           "-listen", "${NOMAD_ADDR_http}",
           "-node", "${node.unique.name}", # the name by which the target knows the host
           "-consul", var.consul_addr,
+          "-nomad", var.nomad_addr,
         ]
+      }
+
+      # With it the agent may ask Nomad what runs on its host. With Nomad ACLs it
+      # wants a policy besides: docs/reference/model-servers.md.
+      identity {
+        env = true
       }
 
       # With Consul ACLs, let Nomad give the agent a token of its own; the rule

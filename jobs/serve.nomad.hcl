@@ -16,6 +16,21 @@ variable "model" {
   default = "Qwen/Qwen3-8B"
 }
 
+variable "engine" {
+  description = "The model server: vllm, sglang, trtllm, triton, nim, ... or auto, which looks at the command."
+  default     = "auto"
+}
+
+variable "prepare" {
+  description = "What to run before the server starts, by /bin/sh -c, such as to fetch the weights. Empty: nothing."
+  default     = ""
+}
+
+variable "warm_up" {
+  description = "Body of a request that the server must have answered before it gets any other. Empty: none."
+  default     = ""
+}
+
 job "serve" {
   type      = "service"
   node_pool = "gpu"
@@ -33,6 +48,17 @@ job "serve" {
       port "http" {}
     }
 
+    # From the moment that Nomad stops an instance it gets no new requests: the
+    # agent takes it out of Consul within a second. Who sends requests has four
+    # more seconds to notice before the server is told to end.
+    shutdown_delay = "5s"
+
+    meta = {
+      "gpupool.engine"       = var.engine
+      "gpupool.warm_up_path" = var.warm_up == "" ? "" : "/v1/completions"
+      "gpupool.warm_up_body" = var.warm_up
+    }
+
     # A model takes minutes to load: an instance that starts late has not
     # failed.
     update {
@@ -40,8 +66,34 @@ job "serve" {
       progress_deadline = "30m"
     }
 
+    dynamic "task" {
+      for_each = var.prepare == "" ? [] : [var.prepare]
+      labels   = ["prepare"]
+
+      content {
+        driver = "raw_exec"
+
+        lifecycle {
+          hook = "prestart"
+        }
+
+        config {
+          command = "/bin/sh"
+          args    = ["-c", task.value]
+        }
+
+        resources {
+          cpu    = 50
+          memory = 32
+        }
+      }
+    }
+
     task "serve" {
       driver = "raw_exec"
+
+      # What a server gets to finish the requests that it has.
+      kill_timeout = "2m"
 
       config {
         command = "/bin/sh"

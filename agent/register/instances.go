@@ -149,6 +149,7 @@ func (r *Instances) Run(ctx context.Context) {
 			_ = r.round(last, time.Now(), true) // it says that itself by the TTL
 			return
 		case <-r.cfg.Changed:
+			again = time.Time{} // news does not wait for what failed before
 		case <-ticker.C:
 		}
 	}

@@ -94,6 +94,7 @@ func eventually(t *testing.T, consul *api.Client, node, status string) *api.Serv
 }
 
 func TestRegistration(t *testing.T) {
+	t.Parallel()
 	server := consultest.Start(t)
 	consul := server.Client()
 
@@ -245,6 +246,7 @@ func (m *mute) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 func TestConsulIsDownAtTheStart(t *testing.T) {
+	t.Parallel()
 	server := consultest.Start(t)
 	server.Stop()
 	consul := server.Client()

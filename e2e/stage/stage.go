@@ -155,6 +155,8 @@ func (s *Stage) inventory() string {
 func (s *Stage) Agent(ctx context.Context) error {
 	return s.Submit(ctx, "agent.nomad.hcl", map[string]string{
 		"agent": filepath.Join(s.dir, "bin", "agent"),
+		// A folder of tests is too deep for the name of a socket.
+		"nomad_addr": "http://${attr.unique.network.ip-address}:4646",
 	})
 }
 
