@@ -158,7 +158,7 @@ func (f *planFlags) plan(ctx context.Context, cc *consul.Client, nc *nomad.Clien
 		Agent: limits.Agent, DrainDeadline: p.DrainDeadline, Gather: gather,
 	})
 	defer site.Close() //nolint:errcheck // it was only looked at
-	look := live.LookConfig{Pool: p.Name, Site: site, Consul: cc, Limits: limits, Max: p.Max}
+	look := live.LookConfig{Pool: p.Name, Site: site, Consul: cc, Limits: limits}
 	if f.given {
 		look.Want = &f.want
 	}

@@ -2,7 +2,8 @@
 // observe, reconcile, check, record the intent, act, record the outcome.
 //
 // A crash at any point of a tick is repaired by the next tick, on this machine
-// or another, because nothing that matters is kept in memory. The loop only
+// or another, because nothing that matters is kept in memory. (What is kept is
+// the last look, from which durations are learned.) The loop only
 // acts while it holds the pool's lease, and each act is recorded under that
 // lease before it is done: an actor that cannot record may not act.
 package control
@@ -69,8 +70,14 @@ type Config struct {
 	NoCapacity func(error) bool
 }
 
-// Loop runs ticks. It keeps nothing between them.
-type Loop struct{ cfg Config }
+// Loop runs ticks, one at a time. Between them it keeps what it saw, to learn
+// from how long things take; a new loop, which has not seen anything, acts no
+// differently.
+type Loop struct {
+	cfg  Config
+	last pool.Snapshot
+	gen  uint64 // of the lease under which it was seen
+}
 
 // New makes a loop.
 func New(cfg Config) *Loop {
@@ -83,7 +90,7 @@ func New(cfg Config) *Loop {
 	if cfg.NoCapacity == nil {
 		cfg.NoCapacity = func(error) bool { return false }
 	}
-	return &Loop{cfg}
+	return &Loop{cfg: cfg}
 }
 
 // Report tells what one tick saw, decided and did.
@@ -125,7 +132,7 @@ func (l *Loop) Tick(ctx context.Context) (Report, error) {
 		return Report{}, fmt.Errorf("read the wanted count: %w", err)
 	}
 	// The reading took a while: decide with the time that it is now.
-	r := Report{At: time.Now(), Gen: gen, Want: want, WantKnown: known, Snapshot: snapshot}
+	r := Report{At: time.Now(), Gen: gen, Want: want, WantKnown: known, Snapshot: snapshot, Learned: l.learn(gen, snapshot)}
 	r.Decision = pool.Reconcile(r.At, want, snapshot, l.cfg.Limits)
 	if !known {
 		r.Decision.Actions = nil
@@ -134,8 +141,19 @@ func (l *Loop) Tick(ctx context.Context) (Report, error) {
 	if err := pool.Check(r.At, want, snapshot, r.Decision.Actions, l.cfg.Limits); err != nil {
 		return r, fmt.Errorf("nothing is done: %w", err)
 	}
-	r.Outcomes = l.do(ctx, gen, snapshot, r.Decision.Actions)
+	r.Outcomes = l.do(ctx, gen, snapshot, r.Decision)
 	return r, nil
+}
+
+// learn finds what ended since the last look, unless another process held the
+// lease in between, which has learned it then.
+func (l *Loop) learn(gen uint64, now pool.Snapshot) []pool.Sample {
+	before, same := l.last, l.gen == gen
+	l.last, l.gen = now, gen
+	if !same {
+		return nil
+	}
+	return pool.Learn(before, now, l.cfg.Limits)
 }
 
 // see joins what is seen with what is remembered. The memory is read first, so
@@ -167,14 +185,17 @@ func (l *Loop) see(ctx context.Context) (pool.Snapshot, error) {
 
 // do carries the actions out, side by side: they concern different hosts, and
 // a dead BMC must not delay the others.
-func (l *Loop) do(ctx context.Context, gen uint64, s pool.Snapshot, actions []pool.Action) []Outcome {
+func (l *Loop) do(ctx context.Context, gen uint64, s pool.Snapshot, d pool.Decision) []Outcome {
 	views := make(map[string]pool.View, len(s.Hosts))
 	for _, v := range s.Hosts {
 		views[v.Host.ID] = v
 	}
-	outcomes := make([]Outcome, len(actions))
+	outcomes := make([]Outcome, len(d.Actions))
 	var all sync.WaitGroup
-	for i, a := range actions {
+	for _, host := range d.Joined {
+		all.Go(func() { l.witness(ctx, gen, views[host]) })
+	}
+	for i, a := range d.Actions {
 		all.Go(func() {
 			err := l.one(ctx, gen, views[a.Host], a)
 			outcomes[i] = Outcome{Action: a, Done: err == nil, Err: err}
@@ -189,8 +210,7 @@ func (l *Loop) do(ctx context.Context, gen uint64, s pool.Snapshot, actions []po
 // much as was done.
 func (l *Loop) one(ctx context.Context, gen uint64, v pool.View, a pool.Action) error {
 	now := time.Now()
-	g, until, held := l.cfg.Lease(now)
-	if !held || g != gen || until.Sub(now) < l.cfg.ActTimeout {
+	if !l.holds(gen, now) {
 		return fmt.Errorf("%s %s: %w for long enough", a.Do, a.Host, ErrNotHolder)
 	}
 	// ActTimeout from now is before the lease ends, as was just made sure.
@@ -212,6 +232,9 @@ func (l *Loop) one(ctx context.Context, gen uint64, v pool.View, a pool.Action) 
 	if actErr != nil {
 		intent.Err = actErr.Error()
 		intent.Ambiguous = ctx.Err() != nil || l.cfg.Ambiguous(actErr)
+		if a.Do == pool.TurnOn && l.cfg.NoCapacity(actErr) {
+			intent = intent.Refused(v.Ledger)
+		}
 		actErr = fmt.Errorf("%s %s: %w", a.Do, a.Host, actErr)
 	}
 	// The outcome must be recorded even if the act used all its time. If it
@@ -222,6 +245,31 @@ func (l *Loop) one(ctx context.Context, gen uint64, v pool.View, a pool.Action) 
 		return errors.Join(actErr, fmt.Errorf("record the outcome of %s %s: %w", a.Do, a.Host, err))
 	}
 	return actErr
+}
+
+// holds reports whether the lease is held in generation gen for as long as an
+// act may take.
+func (l *Loop) holds(gen uint64, now time.Time) bool {
+	g, until, held := l.cfg.Lease(now)
+	return held && g == gen && until.Sub(now) >= l.cfg.ActTimeout
+}
+
+// witness puts on record that a host has joined, which is also how its power-on
+// went. Nothing hangs on it now: if it cannot be written, the next look finds
+// the same.
+func (l *Loop) witness(ctx context.Context, gen uint64, v pool.View) {
+	now := time.Now()
+	if !l.holds(gen, now) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, l.cfg.ActTimeout)
+	defer cancel()
+	intent := v.Intent
+	intent.JoinedAt = now
+	if intent.SettledAt.IsZero() {
+		intent.SettledAt = now
+	}
+	_, _ = l.cfg.Store.Record(ctx, v.Host.ID, intent)
 }
 
 // act keeps a panicking driver from taking the loop with it.

@@ -152,7 +152,7 @@ func (s *site) loop() *Loop {
 	return New(Config{
 		World: s, Store: s, Lease: s.lease,
 		Limits: pool.Limits{
-			MaxBooting: 2, MaxDraining: 1, PowerConfirm: time.Minute, BootTimeout: 15 * time.Minute,
+			Max: 100, MaxBooting: 2, MaxDraining: 1, PowerConfirm: time.Minute, BootTimeout: 15 * time.Minute,
 			SoftOffTimeout: 5 * time.Minute, StaleAfter: 45 * time.Second, Fence: 10 * time.Second, Agent: pool.AgentNone,
 		},
 		Ambiguous: func(err error) bool { return !errors.Is(err, errRefused) },

@@ -52,7 +52,7 @@ func Limits(p inventory.Pool) pool.Limits {
 		inventory.DrainAll:      pool.DrainAll,
 	}
 	l := pool.Limits{
-		Min: p.Min, Max: p.Max, Spare: min(p.Spare, p.Max), // a max of 0 is no limit to the loop, and no host to us
+		Min: p.Min, Max: p.Max, Spare: p.Spare,
 		Stagger: p.Stagger, MinOn: p.MinOn, CycleBudget: p.CycleBudget,
 		MaxBooting: p.MaxBooting, MaxDraining: p.MaxDraining,
 		PowerConfirm: p.PowerConfirm, BootTimeout: p.BootTimeout,

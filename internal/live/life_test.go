@@ -59,7 +59,7 @@ func newLife(t *testing.T) *life {
 	logger, said := newLog()
 	l.log = said
 	limits := pool.Limits{
-		MaxBooting: 1, MaxDraining: 1, PowerConfirm: time.Minute, BootTimeout: 15 * time.Minute,
+		Max: 1, MaxBooting: 1, MaxDraining: 1, PowerConfirm: time.Minute, BootTimeout: 15 * time.Minute,
 		SoftOffTimeout: 5 * time.Minute, StaleAfter: 10 * time.Second, Fence: time.Second, Agent: pool.AgentNone,
 	}
 	host := pool.Host{ID: "gpu-1", NodeName: "gpu-1", GPUs: 2}
@@ -71,13 +71,13 @@ func newLife(t *testing.T) *life {
 		l.Helper()
 		other := site
 		other.Hosts = []Host{{Host: host, Driver: driver, Blind: "not asked"}}
-		report, err := Look(t.Context(), LookConfig{Pool: "p", Site: NewSite(other), Consul: cc, Limits: limits, Max: 1, Want: &n})
+		report, err := Look(t.Context(), LookConfig{Pool: "p", Site: NewSite(other), Consul: cc, Limits: limits, Want: &n})
 		l.ok(err)
 		return report
 	}
 	l.driver = driver
 	l.runner = NewRunner(RunnerConfig{
-		Pool: "p", Consul: cc, Limits: limits, Max: 1, Poll: 200 * time.Millisecond, Log: logger,
+		Pool: "p", Consul: cc, Limits: limits, Poll: 200 * time.Millisecond, Log: logger,
 		Lease: consul.LeaseConfig{Holder: "the test"},
 		Site:  NewSite(site),
 	})

@@ -61,7 +61,7 @@ func newRunner(t *testing.T, site *Site) (*Runner, *logBuffer) {
 		t.Fatal(err)
 	}
 	log, said := newLog()
-	return NewRunner(RunnerConfig{Pool: "p", Site: site, Consul: c, Max: 3, Poll: time.Second, Log: log}), said
+	return NewRunner(RunnerConfig{Pool: "p", Site: site, Consul: c, Limits: pool.Limits{Max: 3}, Poll: time.Second, Log: log}), said
 }
 
 // driver answers as its functions do.
@@ -133,10 +133,10 @@ func TestPlanIsWhatWouldBeDone(t *testing.T) {
 			t.Fatal(err)
 		}
 		limits := pool.Limits{
-			MaxBooting: 9, MaxDraining: 9, PowerConfirm: time.Minute, BootTimeout: 15 * time.Minute,
+			Max: 2, MaxBooting: 9, MaxDraining: 9, PowerConfirm: time.Minute, BootTimeout: 15 * time.Minute,
 			SoftOffTimeout: 5 * time.Minute, StaleAfter: time.Minute, Fence: 10 * time.Second, Agent: pool.AgentNone,
 		}
-		r := NewRunner(RunnerConfig{Pool: "p", Site: NewSite(SiteConfig{}), Consul: c, Max: 2, Limits: limits, Poll: time.Second, Log: log})
+		r := NewRunner(RunnerConfig{Pool: "p", Site: NewSite(SiteConfig{}), Consul: c, Limits: limits, Poll: time.Second, Log: log})
 		now := time.Now()
 		for _, id := range []string{"a", "b", "c"} {
 			r.last.Snapshot.Hosts = append(r.last.Snapshot.Hosts, pool.View{

@@ -17,7 +17,6 @@ type LookConfig struct {
 	Site   *Site
 	Consul *consul.Client
 	Limits pool.Limits
-	Max    int // as [RunnerConfig.Max]
 	// Want stands for the count in Consul, if it is not nil.
 	Want *int
 }
@@ -50,13 +49,13 @@ type records struct {
 
 func (r records) Want(ctx context.Context) (int, bool, error) {
 	if r.cfg.Want != nil {
-		return min(*r.cfg.Want, r.cfg.Max), true, nil
+		return min(*r.cfg.Want, r.cfg.Limits.Max), true, nil
 	}
 	w, err := r.records.Want(ctx)
 	if errors.Is(err, consul.ErrNotFound) {
 		return 0, false, nil
 	}
-	return min(w.Count, r.cfg.Max), err == nil, err
+	return min(w.Count, r.cfg.Limits.Max), err == nil, err
 }
 
 func (r records) Intents(ctx context.Context) (map[string]pool.Intent, error) {

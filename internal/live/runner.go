@@ -26,8 +26,6 @@ type RunnerConfig struct {
 	Site   *Site
 	Consul *consul.Client
 	Limits pool.Limits
-	// Max is the most hosts that the loop keeps on, whatever is wanted.
-	Max int
 	// Poll is the time between ticks while nothing is under way. After a tick
 	// that did something the next one comes after a fifth of it, since the
 	// next step usually only waits for another look.
@@ -144,7 +142,7 @@ func (r *Runner) State() State {
 }
 
 // allowed is a count within the pool's max.
-func (r *Runner) allowed(n int) int { return min(n, r.cfg.Max) }
+func (r *Runner) allowed(n int) int { return min(n, r.cfg.Limits.Max) }
 
 // Plan is what the loop would decide now if n hosts were wanted, from what it
 // saw last. Nothing is read, written or done. The error is the law that the

@@ -12,6 +12,7 @@ package pool
 
 import (
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -122,6 +123,12 @@ type Alloc struct {
 	Since time.Time
 }
 
+// service is Nomad's type of jobs whose allocations a drain moves before it
+// stops them.
+const service = "service"
+
+func (a Alloc) String() string { return fmt.Sprintf("%s of job %s", a.ID, a.Job) }
+
 // Agent is what the gpupool agent on the host says.
 type Agent struct {
 	Status AgentStatus
@@ -164,7 +171,16 @@ type Seen struct {
 }
 
 // Word is what an operator said about one host. It stands until the operator
-// takes it back, and no decision is against it.
+// takes it back.
+//
+// It goes before what is wanted, the floor, the most in service, the least
+// time on, the most that drain, what work may be moved, and, if it is newer
+// than the last failure, a quarantine. It does not go before what keeps work
+// and racks safe: no power is cut under work that a drain has not moved or
+// under GPUs that are busy outside Nomad, nothing is done on old sight, power
+// budgets, the most that boot, stagger and cycle budgets are kept, another
+// hand's drain that is going on is let alone, and so is the host on which the
+// process that decides runs.
 type Word int
 
 // What an operator can say.
@@ -204,6 +220,14 @@ type Said struct {
 	// Rev is the store's revision of this record, for check-and-set.
 	Rev uint64 `json:"-"`
 }
+
+// String is the word with who said it and why, as it is shown.
+func (s Said) String() string {
+	return fmt.Sprintf("%s says %s: %s", or(s.By, "an operator"), s.Word, or(s.Reason, "no reason given"))
+}
+
+// leave reports whether an operator wants the host out of service.
+func (s Said) leave() bool { return s.Word == WordDrain || s.Word == WordOff }
 
 // Verb is one thing that can be done to a host.
 type Verb int
@@ -305,12 +329,28 @@ func (l Ledger) after(do Verb, now time.Time) Ledger {
 	case TurnOn:
 		l.OnAt, l.Cycles = now, l.cyclesToday(now)+1
 		l.CyclesOn = now.UTC().Format(time.DateOnly)
-	case SoftOff:
+	case SoftOff, HardOff:
 		l.OffAt = now
 	case Enable:
 		l.FailedBoots = 0
+		if !l.joined() {
+			l.JoinedAt = now
+		}
 	}
 	return l
+}
+
+// joined reports whether the host's client was seen to have registered since
+// the last power-on.
+func (l Ledger) joined() bool { return l.JoinedAt.After(l.OnAt) }
+
+// Refused is the intent of a power-on that the provider refused for want of
+// capacity: before is the host's ledger from before it. The host was not
+// powered on, so nothing is worn and nothing to wait for.
+func (i Intent) Refused(before Ledger) Intent {
+	i.NoCapacity, i.Ambiguous = true, false
+	i.OnAt, i.Cycles, i.CyclesOn = before.OnAt, before.Cycles, before.CyclesOn
+	return i
 }
 
 // View is everything known about one host.
@@ -327,6 +367,11 @@ type Ask struct {
 	Classes []string
 	GPUs    int // that one allocation of it needs
 	Count   int // allocations
+}
+
+// fits reports whether the work could run on a host that is empty.
+func (a Ask) fits(h Host) bool {
+	return a.GPUs <= h.GPUs && (len(a.Classes) == 0 || slices.Contains(a.Classes, h.Class))
 }
 
 // Snapshot is everything known about a pool at one moment.

@@ -1,15 +1,18 @@
 package pool
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 )
 
 // Limits are a pool's rules, from the inventory. All durations are positive.
 type Limits struct {
 	Min int // ready floor: never fewer hosts kept in service than this, whatever is wanted
-	Max int // never more hosts in service or on their way; 0 is all of them
+	Max int // never more hosts in service or on their way than this; 0 is none
 
 	Spare int // hosts kept in service beyond those that are wanted
 
@@ -20,8 +23,9 @@ type Limits struct {
 	// power on, before the command counts as lost and is given again.
 	PowerConfirm time.Duration
 	// BootTimeout is how long a host may take from power-on to a ready node
-	// with all its GPUs. A host that takes longer stops counting as capacity
-	// on its way, so that another one is tried.
+	// with all its GPUs, unless its class says otherwise, or experience does:
+	// see Learn. A host that takes longer stops counting as capacity on its
+	// way, so that another one is tried.
 	BootTimeout time.Duration
 	// SoftOffTimeout is how long a host may take to shut down in order.
 	SoftOffTimeout time.Duration
@@ -35,7 +39,7 @@ type Limits struct {
 	// without limit.
 	CycleBudget int
 	// Stagger is the least time between two power-ons in the pool, and between
-	// two soft offs, which spares the rack its in-rush and its drop in load.
+	// two offs, which spares the rack its in-rush and its drop in load.
 	Stagger time.Duration
 	// StaleAfter is the age at which a sight stops being evidence.
 	StaleAfter time.Duration
@@ -50,16 +54,59 @@ type Limits struct {
 	// there is of the zero [Class].
 	Classes map[string]Class
 	// Budgets are the watts that the hosts of a domain may draw together, by
-	// [Host.Domain]. A domain that is not there has no limit.
+	// [Host.Domain]. A domain that is not there has no limit. No host is
+	// powered on beyond it; none is powered off because of it.
 	Budgets map[string]float64
 	// DrainWork says which work may be drained away from a surplus host.
 	DrainWork WorkRule
+
+	// learned are boot timeouts from experience, by class: see Learn.
+	learned map[string]time.Duration
 }
 
-// most is how many of n hosts may be in service.
-func (l Limits) most(n int) int {
-	if l.Max > 0 {
-		return min(n, l.Max)
+// What makes a boot timeout of what was learned.
+const (
+	learnedFrom   = 10 // boots of a class; fewer say little of a p95
+	learnedQ      = 0.95
+	learnedMargin = 2 // so much longer than the p95 a boot may take
+	learnedLeast  = 4 // never less than the configured timeout divided by this
+)
+
+// Learn returns the limits with boot timeouts as short as experience allows: a
+// host that takes twice as long as 95 % of its class did will most likely not
+// come, and another one is tried the sooner. They are never longer than
+// configured, and never less than a quarter of that. A host that failed to
+// boot is given the configured time when it is tried again, so that a class
+// that became slower, with a new firmware say, is not given up for ever.
+func (l Limits) Learn(times map[string]Times) Limits {
+	l.learned = nil
+	for class, t := range times {
+		if len(t.Boot.Last) < learnedFrom {
+			continue
+		}
+		if l.learned == nil {
+			l.learned = make(map[string]time.Duration, len(times))
+		}
+		l.learned[class] = learnedMargin * t.Boot.Quantile(learnedQ)
+	}
+	return l
+}
+
+// bootTimeout is how long a host may take from power-on to its place in
+// service.
+func (l Limits) bootTimeout(v View) time.Duration {
+	most := cmp.Or(l.Classes[v.Class].BootTimeout, l.BootTimeout)
+	if learned := l.learned[v.Class]; learned > 0 && v.FailedBoots == 0 {
+		return min(max(learned, most/learnedLeast, l.PowerConfirm), most)
+	}
+	return most
+}
+
+// standby is how many hosts stand by in all classes together.
+func (l Limits) standby() int {
+	n := 0
+	for _, c := range l.Classes {
+		n += c.Standby
 	}
 	return n
 }
@@ -97,7 +144,7 @@ func (l Limits) Validate() error {
 		}
 	}
 	bad(l.Min < 0, "min is %d, must not be negative", l.Min)
-	bad(l.Max < 0 || l.Max > 0 && l.Max < l.Min, "max is %d, must not be negative or below min %d", l.Max, l.Min)
+	bad(l.Max < max(l.Min, 0), "max is %d, must not be negative or below min %d", l.Max, l.Min)
 	bad(l.Spare < 0, "spare is %d, must not be negative", l.Spare)
 	bad(l.CycleBudget < 0, "cycle_budget is %d, must not be negative", l.CycleBudget)
 	bad(l.MinOn < 0, "min_on is %s, must not be negative", l.MinOn)
@@ -117,5 +164,15 @@ func (l Limits) Validate() error {
 		bad(d.d <= 0, "%s is %s, must be positive", d.key, d.d)
 	}
 	bad(l.BootTimeout < l.PowerConfirm, "boot_timeout %s is shorter than power_confirm %s", l.BootTimeout, l.PowerConfirm)
+	for _, name := range slices.Sorted(maps.Keys(l.Classes)) {
+		c := l.Classes[name]
+		bad(!(c.BootWatts >= 0 && c.RunWatts >= 0), "class %q: boot_watts %g and run_watts %g must not be negative", name, c.BootWatts, c.RunWatts)
+		bad(!(c.Cost >= 0), "class %q: cost is %g, must not be negative", name, c.Cost)
+		bad(c.Standby < 0, "class %q: standby is %d, must not be negative", name, c.Standby)
+		bad(c.BootTimeout != 0 && c.BootTimeout < l.PowerConfirm, "class %q: boot_timeout %s is shorter than power_confirm %s", name, c.BootTimeout, l.PowerConfirm)
+	}
+	for _, domain := range slices.Sorted(maps.Keys(l.Budgets)) {
+		bad(!(l.Budgets[domain] >= 0), "the power budget of %q is %g W, must not be negative", domain, l.Budgets[domain])
+	}
 	return errors.Join(errs...)
 }

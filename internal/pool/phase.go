@@ -2,7 +2,6 @@ package pool
 
 import (
 	"fmt"
-	"hash/fnv"
 	"time"
 )
 
@@ -38,23 +37,25 @@ const (
 	// one whose client never registered is made ineligible and powered off.
 	Booting
 	// Ready is in service: the node is ready and eligible. It ends when the host
-	// is chosen to go off, which takes a surplus and a host without work.
+	// is chosen to go off, which takes a surplus and a host without work, or with
+	// work that may be moved; or when an operator wants it out.
 	Ready
 	// Draining is a host that we took out of service and are emptying. First it
-	// is only ineligible; then, looked at again and found without work, drained;
-	// then, looked at once more, told to shut down. Demand that comes back ends
-	// it with Enable.
+	// is only ineligible; then, looked at again and found without work that must
+	// stay, drained; then, looked at once more and without any, told to shut
+	// down. Demand that comes back ends it with Enable.
 	Draining
 	// Stopping is a host that was told to shut down and can no longer be called
 	// back. It ends when the chassis reads off.
 	Stopping
-	// Held is a host that an operator, or another tool, drained or made
-	// ineligible. It is never touched and does not count as capacity. It ends
-	// when that hand is taken away.
+	// Held is a host that an operator's word keeps as it is, out of service or
+	// off, or that an operator, or another tool, drained or made ineligible in
+	// Nomad. It is never touched and does not count as capacity. It ends when
+	// the word is taken back, or that hand away.
 	Held
 	// Quarantined is off, after failed boots. It is not powered on until its
 	// back-off, which doubles with each failure, has passed; then it is Off,
-	// and the last to be chosen.
+	// and the last to be chosen. An operator who wants it on ends it at once.
 	Quarantined
 )
 
@@ -71,13 +72,16 @@ func (p Phase) String() string {
 // before an act says nothing of its effect, and a host that was just cordoned
 // must not be counted as in service because the sight is a second old.
 func PhaseOf(v View, now time.Time, l Limits) (Phase, string) {
+	if v.Said.Word == WordHold {
+		return Held, v.Said.String()
+	}
 	if !v.lookedAgain(l) {
 		return v.Verb.phase(), fmt.Sprintf("%s sent, not looked at since", v.Verb)
 	}
 	if v.Node.Status == NodeUnknown || now.Sub(v.NodeAt) > l.StaleAfter {
 		return Unknown, or(v.Node.Problem, "Nomad was not read lately")
 	}
-	if held, why := v.held(); held {
+	if held, why := v.held(); held && !v.Said.leave() {
 		return Held, why
 	}
 	switch v.power(now, l) {
@@ -194,7 +198,10 @@ func (v View) phaseOff(now time.Time, l Limits) (Phase, string) {
 		// machine. Both are a reason to keep still.
 		return Unknown, "chassis reads off, but its Nomad node heart-beats"
 	}
-	if n := v.failures(); n >= 2 {
+	if v.Said.leave() {
+		return Held, v.Said.String()
+	}
+	if n := v.failures(); n >= 2 && !v.calledFor() {
 		if until := v.Intent.At.Add(backOff(v.Host.ID, n)); now.Before(until) {
 			return Quarantined, fmt.Sprintf("failed to boot %d times; to be tried again after %s", n, until.UTC().Format("15:04 UTC"))
 		}
@@ -202,27 +209,19 @@ func (v View) phaseOff(now time.Time, l Limits) (Phase, string) {
 	return Off, ""
 }
 
+// calledFor reports whether an operator asked for the host since the last act
+// on it, who may know that what ailed it was mended.
+func (v View) calledFor() bool {
+	return v.Said.Word == WordOn && v.Said.At.After(v.Intent.At)
+}
+
 // failures counts the boots that failed, with a power-on that the chassis has
 // not followed.
 func (v View) failures() int {
-	if v.Verb == TurnOn {
+	if v.Verb == TurnOn && !v.NoCapacity {
 		return v.FailedBoots + 1
 	}
 	return v.FailedBoots
-}
-
-// backOff is how long a host is left off after n failed boots: the first is
-// tried again at once, and then it is 2, 4, 8 minutes and so on up to 8 hours,
-// each up to half longer, by a hash of the host, so that hosts that failed
-// together do not come back together.
-func backOff(host string, n int) time.Duration {
-	if n < 2 {
-		return 0
-	}
-	d := min(time.Minute<<min(n-1, 10), 8*time.Hour)
-	h := fnv.New32a()
-	fmt.Fprintf(h, "%s/%d", host, n)
-	return d + time.Duration(h.Sum32()%1000)*d/2000
 }
 
 func (v View) phaseOn(now time.Time, l Limits) (Phase, string) {
@@ -239,7 +238,7 @@ func (v View) phaseOn(now time.Time, l Limits) (Phase, string) {
 	case NodeInit:
 		return Booting, "its Nomad node is registering"
 	}
-	if v.Verb == TurnOn || v.Verb == Enable && since < l.BootTimeout {
+	if v.Verb == TurnOn && !v.Ledger.joined() || v.Verb == Enable && since < l.bootTimeout(v) {
 		return Booting, "waiting for its Nomad node"
 	}
 	if v.Verb == Cordon && v.FailedBoots > 0 {
@@ -254,6 +253,8 @@ func (v View) phaseJoined(now time.Time, l Limits) (Phase, string) {
 	switch {
 	case !v.joined(now, l):
 		return Booting, "waiting for its Nomad node, which Nomad remembers from before the power-on"
+	case v.Said.leave():
+		return v.phaseLeaving()
 	case v.Verb == TurnOn:
 		return Booting, or(missing, "its node has joined")
 	case !v.Node.Eligible || v.Node.Draining:
@@ -261,20 +262,40 @@ func (v View) phaseJoined(now time.Time, l Limits) (Phase, string) {
 			return Booting, "its node is not eligible yet"
 		}
 		return Draining, v.drainingWhy()
-	case missing != "" && v.Verb == Enable && now.Sub(v.Intent.At) < l.BootTimeout:
+	case missing != "" && v.Verb == Enable && now.Sub(v.Intent.At) < l.bootTimeout(v):
 		return Booting, missing
 	}
 	return Ready, missing
 }
 
+// phaseLeaving is the phase of a joined host that an operator wants out of
+// service.
+func (v View) phaseLeaving() (Phase, string) {
+	switch {
+	case v.Node.Eligible && !v.Node.Draining:
+		return Ready, v.Said.String()
+	case v.Said.Word == WordDrain && v.emptied():
+		return Held, v.Said.String()
+	}
+	return Draining, v.drainingWhy()
+}
+
 func (v View) drainingWhy() string {
 	switch {
 	case v.Node.Draining:
-		return "draining"
+		return "draining" + v.loadWhy()
 	case v.drained():
-		return "drained"
+		return "drained" + v.loadWhy()
 	}
 	return "ineligible, about to be drained"
+}
+
+// loadWhy says what a host that is on its way out still runs.
+func (v View) loadWhy() string {
+	if n := len(v.Node.Work); n > 0 {
+		return ", still runs " + v.Node.Work[0].String() + more(n-1)
+	}
+	return ""
 }
 
 // joined reports whether the host's Nomad client has registered. Nomad goes on
@@ -285,6 +306,11 @@ func (v View) drainingWhy() string {
 func (v View) joined(now time.Time, l Limits) bool {
 	former := v.Verb == TurnOn && v.Node.Index != 0 && v.Node.Index <= v.Intent.NodeIndex && !v.overdue(now, l)
 	return v.Node.Status == NodeReady && !former
+}
+
+// whole reports whether the host's client has registered, with all its GPUs.
+func (v View) whole(now time.Time, l Limits) bool {
+	return v.joined(now, l) && v.Node.GPUs >= v.Host.GPUs
 }
 
 // drained reports whether our drain came to its end.
@@ -313,15 +339,26 @@ func (v View) agent(now time.Time, l Limits) AgentStatus {
 
 // overdue reports whether a booting host took longer than it may.
 func (v View) overdue(now time.Time, l Limits) bool {
-	return now.Sub(v.Intent.At) >= l.BootTimeout
+	return now.Sub(v.Intent.At) >= l.bootTimeout(v)
 }
 
-// idle reports whether a host could lose its power without losing work, and
-// if not, what it would lose.
-func (v View) idle(now time.Time, l Limits) (bool, string) {
-	if n := len(v.Node.Work); n > 0 {
-		return false, fmt.Sprintf("it runs %s of job %s%s", v.Node.Work[0].ID, v.Node.Work[0].Job, more(n-1))
+// movable reports whether all work on a host may be moved away by a drain, as
+// it is when there is none; and if not, what must stay.
+func (v View) movable(l Limits) (bool, string) {
+	if v.Said.leave() || l.DrainWork == DrainAll {
+		return true, ""
 	}
+	for i, a := range v.Node.Work {
+		if l.DrainWork != DrainServices || a.Type != service {
+			return false, fmt.Sprintf("it runs %s%s", a, more(len(v.Node.Work)-i-1))
+		}
+	}
+	return true, ""
+}
+
+// unused reports whether nobody uses a host's GPUs outside Nomad, as far as
+// its agent has to be asked; and if not, or if nobody knows, why.
+func (v View) unused(now time.Time, l Limits) (bool, string) {
 	passing := v.agent(now, l) == AgentPassing
 	switch {
 	case l.Agent == AgentNone, l.Agent == AgentOptional && !passing:
@@ -334,6 +371,12 @@ func (v View) idle(now time.Time, l Limits) (bool, string) {
 		return false, "its agent cannot tell whether its GPUs are idle: " + v.Agent.Blind
 	}
 	return true, ""
+}
+
+// idle reports whether a host could lose its power without losing anything.
+func (v View) idle(now time.Time, l Limits) bool {
+	unused, _ := v.unused(now, l)
+	return unused && len(v.Node.Work) == 0
 }
 
 func more(n int) string {

@@ -11,8 +11,9 @@ import (
 )
 
 // TestScenarios runs the scripts in testdata/scenarios. Each is a conversation: `pool`
-// sets the limits, `host` says what is seen of one host and what was last done
-// to it, `decide` prints what follows. Every decision is also checked against
+// sets the limits and `class` those of a class, `host` says what is seen of one
+// host and what was last done to it, `asks` what work waits, `learned` how long
+// boots took, `decide` prints what follows. Every decision is also checked against
 // the laws, for independence of order, and for adding nothing when it is
 // applied to its own result. Rewrite the expected output with
 //
@@ -30,7 +31,7 @@ var t0 = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
 func testLimits() Limits {
 	return Limits{
-		MaxBooting: 2, MaxDraining: 1,
+		Max: 1000, MaxBooting: 2, MaxDraining: 1,
 		PowerConfirm: time.Minute, BootTimeout: 15 * time.Minute, SoftOffTimeout: 5 * time.Minute,
 		StaleAfter: 45 * time.Second, Fence: 10 * time.Second,
 	}
@@ -40,6 +41,8 @@ type scenario struct {
 	limits Limits
 	now    time.Time
 	views  []View
+	asks   []Ask
+	times  map[string]Times
 }
 
 func (sc *scenario) run(t *testing.T, d *datadriven.TestData) string {
@@ -49,8 +52,31 @@ func (sc *scenario) run(t *testing.T, d *datadriven.TestData) string {
 			sc.setLimit(t, d, a)
 		}
 		return ""
+	case "class":
+		sc.setClass(t, d)
+		return ""
 	case "host":
 		sc.setHost(t, d)
+		return ""
+	case "asks": // asks 2x8 1x4=(h100,b200); without more, nothing waits
+		sc.asks = nil
+		for _, a := range d.CmdArgs {
+			ask := Ask{Classes: a.Vals}
+			if _, err := fmt.Sscanf(a.Key, "%dx%d", &ask.Count, &ask.GPUs); err != nil {
+				d.Fatalf(t, "%q: %v", a.Key, err)
+			}
+			sc.asks = append(sc.asks, ask)
+		}
+		return ""
+	case "learned": // learned h100=(12,90s): twelve boots of 90 s
+		sc.times = map[string]Times{}
+		for _, a := range d.CmdArgs {
+			var times Times
+			for range atoi(t, d, a.Vals[0]) {
+				times = times.Add(Sample{Stage: StageBoot, Took: dur(t, d, a.Vals[1])})
+			}
+			sc.times[a.Key] = times
+		}
 		return ""
 	case "decide":
 		want := 0
@@ -84,9 +110,40 @@ func (sc *scenario) setLimit(t *testing.T, d *datadriven.TestData, a datadriven.
 		sc.limits.HardOff = true
 	case "agent":
 		sc.limits.Agent = enum(t, d, val(), AgentRequired, AgentOptional, AgentNone)
+	case "drain-work":
+		sc.limits.DrainWork = enum(t, d, val(), DrainNone, DrainServices, DrainAll)
+	case "budget": // budget=(rack-a,2000)
+		if sc.limits.Budgets == nil {
+			sc.limits.Budgets = map[string]float64{}
+		}
+		sc.limits.Budgets[a.Vals[0]] = float64(atoi(t, d, a.Vals[1]))
 	default:
 		d.Fatalf(t, "unknown limit %q", a.Key)
 	}
+}
+
+func (sc *scenario) setClass(t *testing.T, d *datadriven.TestData) {
+	var c Class
+	for _, a := range d.CmdArgs[1:] {
+		switch a.Key {
+		case "watts": // watts=(boot,run)
+			c.BootWatts, c.RunWatts = float64(atoi(t, d, a.Vals[0])), float64(atoi(t, d, a.Vals[1]))
+		case "cost":
+			c.Cost = float64(atoi(t, d, a.Vals[0]))
+		case "spot":
+			c.Spot = true
+		case "standby":
+			c.Standby = atoi(t, d, a.Vals[0])
+		case "boot-timeout":
+			c.BootTimeout = dur(t, d, a.Vals[0])
+		default:
+			d.Fatalf(t, "unknown word %q", a.Key)
+		}
+	}
+	if sc.limits.Classes == nil {
+		sc.limits.Classes = map[string]Class{}
+	}
+	sc.limits.Classes[d.CmdArgs[0].Key] = c
 }
 
 // setHost reads a host's line. What is not said is the usual: two GPUs, all
@@ -99,6 +156,25 @@ func (sc *scenario) setHost(t *testing.T, d *datadriven.TestData) {
 	v.Node.Status = NodeAbsent
 	for _, a := range d.CmdArgs[1:] {
 		switch a.Key {
+		case "class":
+			v.Class = a.Vals[0]
+		case "rack":
+			v.Domain = a.Vals[0]
+		case "has": // GPUs
+			v.Host.GPUs = atoi(t, d, a.Vals[0])
+			if v.Node.Status == NodeReady {
+				v.Node.GPUs = v.Host.GPUs
+			}
+		case "self":
+			v.Self = true
+		case "says": // says=(off,alice,new-fans) or says=(off,alice,new-fans,2m)
+			if err := v.Said.Word.UnmarshalText([]byte(a.Vals[0])); err != nil {
+				d.Fatalf(t, "%v", err)
+			}
+			v.Said.By, v.Said.Reason, v.Said.At = a.Vals[1], a.Vals[2], sc.now
+			if len(a.Vals) > 3 {
+				v.Said.At = sc.now.Add(-dur(t, d, a.Vals[3]))
+			}
 		case "power":
 			v.Power = enum(t, d, a.Vals[0], PowerUnknown, PowerOff, PowerOn)
 			if v.Power == PowerUnknown {
@@ -108,7 +184,7 @@ func (sc *scenario) setHost(t *testing.T, d *datadriven.TestData) {
 			v.Node.Status = enum(t, d, a.Vals[0], NodeUnknown, NodeAbsent, NodeDown, NodeInit, NodeReady)
 			v.Node.Eligible = v.Node.Status != NodeAbsent
 			if v.Node.Status == NodeReady {
-				v.Node.GPUs, v.Agent.Status = 2, AgentPassing
+				v.Node.GPUs, v.Agent.Status = v.Host.GPUs, AgentPassing
 			}
 		case "problem":
 			v.Node.Problem = a.Vals[0]
@@ -122,9 +198,15 @@ func (sc *scenario) setHost(t *testing.T, d *datadriven.TestData) {
 			v.Node.Mark = enum(t, d, a.Vals[0], MarkNone, MarkOurs, MarkReleased, MarkForeign)
 		case "gpus":
 			v.Node.GPUs = atoi(t, d, a.Vals[0])
-		case "work":
-			for i, job := range a.Vals {
-				v.Node.Work = append(v.Node.Work, Alloc{ID: fmt.Sprintf("a%d", i+1), Job: job, Type: "batch", GPUs: 1})
+		case "work", "services": // work=(train,train:3h), the latter for three hours already
+			typ := map[string]string{"work": "batch", "services": service}[a.Key]
+			for _, job := range a.Vals {
+				job, age, _ := strings.Cut(job, ":")
+				alloc := Alloc{ID: fmt.Sprintf("a%d", len(v.Node.Work)+1), Job: job, Type: typ, GPUs: 1}
+				if age != "" {
+					alloc.Since = sc.now.Add(-dur(t, d, age))
+				}
+				v.Node.Work = append(v.Node.Work, alloc)
 			}
 		case "agent":
 			v.Agent.Status = enum(t, d, a.Vals[0], AgentUnknown, AgentFailing, AgentPassing)
@@ -150,6 +232,10 @@ func (sc *scenario) setHost(t *testing.T, d *datadriven.TestData) {
 			v.Cycles, v.CyclesOn = atoi(t, d, a.Vals[0]), sc.now.Format(time.DateOnly)
 		case "on-for":
 			v.OnAt = sc.now.Add(-dur(t, d, a.Vals[0]))
+		case "joined": // since its power-on
+			v.OnAt, v.JoinedAt = v.Intent.At, sc.now.Add(-time.Minute)
+		case "refusals": // before the last one
+			v.Refusals = atoi(t, d, a.Vals[0])
 		default:
 			d.Fatalf(t, "unknown word %q", a.Key)
 		}
@@ -182,6 +268,8 @@ func readIntent(t *testing.T, d *datadriven.TestData, now time.Time, vals []stri
 			in.Ambiguous, in.Err = true, "timed out"
 		case "failed":
 			in.Err = "refused"
+		case "no-capacity":
+			in.Err, in.NoCapacity = "no capacity", true
 		default:
 			d.Fatalf(t, "unknown outcome %q", how)
 		}
@@ -190,7 +278,7 @@ func readIntent(t *testing.T, d *datadriven.TestData, now time.Time, vals []stri
 }
 
 func (sc *scenario) decide(t *testing.T, want int) string {
-	s := Snapshot{At: sc.now, Hosts: sc.views}
+	s := Snapshot{At: sc.now, Hosts: sc.views, Asks: sc.asks, Times: sc.times}
 	dec := Reconcile(sc.now, want, s, sc.limits)
 	checkDecision(t, sc.now, want, s, dec, sc.limits)
 	var b strings.Builder
@@ -207,6 +295,9 @@ func (sc *scenario) decide(t *testing.T, want int) string {
 	}
 	for _, a := range dec.Actions {
 		fmt.Fprintf(&b, "-> %s\n", a)
+	}
+	for _, id := range dec.Joined {
+		fmt.Fprintf(&b, "on record: %s has joined\n", id)
 	}
 	if dec.Note != "" {
 		fmt.Fprintf(&b, "note: %s\n", dec.Note)

@@ -78,3 +78,40 @@ func (t Times) Add(s Sample) Times {
 	}
 	return t
 }
+
+// Learn finds what ended between two looks at a pool, one after the other, by
+// the same process. Each duration is found at most once: where a process dies
+// between two looks, what ended there is not learned. l is needed for its
+// StaleAfter: of two looks further apart, the later does not say when.
+func Learn(before, now Snapshot, l Limits) []Sample {
+	if now.At.Sub(before.At) > l.StaleAfter {
+		return nil
+	}
+	was := make(map[string]*View, len(before.Hosts))
+	for i := range before.Hosts {
+		was[before.Hosts[i].Host.ID] = &before.Hosts[i]
+	}
+	var samples []Sample
+	for i := range now.Hosts {
+		v := &now.Hosts[i]
+		b := was[v.Host.ID]
+		if b == nil {
+			continue
+		}
+		add := func(stage Stage, took time.Duration) {
+			samples = append(samples, Sample{v.Host.ID, v.Class, stage, took})
+		}
+		switch {
+		case b.Verb == TurnOn && v.givenBack() && !v.OnAt.IsZero():
+			add(StageBoot, v.SettledAt.Sub(v.OnAt))
+		case v.Verb == Drain && v.emptied() && !(b.Verb == Drain && b.emptied()):
+			add(StageDrain, v.NodeAt.Sub(v.Intent.At))
+		case v.Verb == SoftOff && b.Verb == SoftOff && b.Power == PowerOn && v.Power == PowerOff:
+			add(StageStop, v.PowerAt.Sub(v.OffAt))
+		}
+	}
+	return samples
+}
+
+// emptied reports whether a drain of ours has ended with a node without work.
+func (v View) emptied() bool { return v.drained() && len(v.Node.Work) == 0 }

@@ -131,7 +131,7 @@ func assemble(inv *inventory.Inventory, cc *consul.Client, nc *nomad.Client, s s
 			Log:           log.With("pool", p.Name),
 		})
 		runners[p.Name] = live.NewRunner(live.RunnerConfig{
-			Pool: p.Name, Site: site, Consul: cc, Limits: limits, Max: p.Max, Poll: p.Poll, Log: log,
+			Pool: p.Name, Site: site, Consul: cc, Limits: limits, Poll: p.Poll, Log: log,
 			Lease: consul.LeaseConfig{Holder: holder(), TTL: s.lease, Logger: log},
 		})
 	}

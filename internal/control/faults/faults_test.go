@@ -40,7 +40,7 @@ func TestSchedules(t *testing.T) {
 		total += out.calm
 		longest = max(longest, out.calm)
 		if out.broken != nil {
-			short := shrink(t, s, out.broken)
+			short := shorten(t, s, out.broken)
 			t.Errorf("%q\n%s\n%s", out.broken, short, play(t, short, true).story)
 			if bad++; bad == *mostBad {
 				t.Fatal("that is enough")
@@ -197,10 +197,7 @@ func (w *world) unrest() string {
 			feasible++
 		}
 	}
-	most := len(w.hosts)
-	if l.Max > 0 {
-		most = min(most, l.Max)
-	}
+	most := min(len(w.hosts), l.Max)
 	target := min(max(w.want+l.Spare, l.Min), most, feasible)
 	switch {
 	case serve != target:
@@ -211,8 +208,8 @@ func (w *world) unrest() string {
 	return ""
 }
 
-// shrink drops faults for as long as the schedule still breaks the same law.
-func shrink(t *testing.T, s setup, broken []string) setup {
+// shorten drops faults for as long as the schedule still breaks the same law.
+func shorten(t *testing.T, s setup, broken []string) setup {
 	fails := func(faults []fault) bool {
 		try := s
 		try.faults = faults

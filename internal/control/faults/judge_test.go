@@ -139,10 +139,7 @@ func (j *judge) begins(m *machine, c command) {
 			}
 		}
 		j.require(booting < l.MaxBooting, "%s: powered on as number %d that boots, %d are allowed", m.id, booting+1, l.MaxBooting)
-		most := len(w.hosts)
-		if l.Max > 0 {
-			most = min(most, l.Max)
-		}
+		most := min(len(w.hosts), l.Max)
 		j.require(in+booting < most, "%s: powered on as number %d in service or on its way, %d are allowed", m.id, in+booting+1, most)
 		j.require(!m.on || !m.inService() || !w.clean(m, sight.Add(-time.Minute)), "%s: powered on although it serves", m.id)
 	case pool.Enable:
@@ -236,10 +233,7 @@ func (j *judge) floor(m *machine, c command) {
 			least = x.n
 		}
 	}
-	most := len(w.hosts)
-	if l.Max > 0 {
-		most = min(most, l.Max)
-	}
+	most := min(len(w.hosts), l.Max)
 	least = min(max(least+l.Spare, l.Min), most)
 	j.require(stay >= least, "%s: cordoned, which leaves %d in service, and %d are wanted", m.id, stay, least)
 }

@@ -253,7 +253,7 @@ func generate(seed uint64) setup {
 		HardOff: r.IntN(2) == 0, MinOn: pick(0, 0, 2*time.Minute), CycleBudget: []int{0, 0, 3}[r.IntN(3)],
 		Stagger: pick(0, 5*time.Second, 15*time.Second), Fence: 12 * time.Second,
 		Agent: []pool.AgentRule{pool.AgentRequired, pool.AgentRequired, pool.AgentOptional, pool.AgentNone}[r.IntN(4)],
-		Spare: []int{0, 0, 0, 1}[r.IntN(4)], Max: []int{0, 0, 0, s.hosts, max(1, s.hosts-1)}[r.IntN(5)],
+		Spare: []int{0, 0, 0, 1}[r.IntN(4)], Max: []int{99, 99, 99, s.hosts, max(1, s.hosts-1)}[r.IntN(5)],
 	}
 	var names []string
 	total := 0

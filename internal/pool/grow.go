@@ -1,0 +1,243 @@
+package pool
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+)
+
+// demand is hosts that are to come into service, for one purpose.
+type demand struct {
+	why  string
+	fits func(h *host) bool // it would do
+	more func() bool        // another one is needed
+	came func(h *host)      // one that fits is on its way
+}
+
+// grow brings hosts into service: for work that waits, hosts that it fits; for
+// a class that stands by, its own; and for the rest of what is wanted, any.
+// most is how many may be in service or on their way.
+func (r *reconciler) grow(most int, asks []Ask) {
+	short := r.d.Want - r.d.Have
+	for _, d := range r.demands(&short, asks) {
+		for _, h := range r.leaving() {
+			if d.more() && !h.busy && d.fits(h) {
+				if h.free {
+					r.act(h, Enable, "demand came back before it was off")
+				}
+				d.came(h) // one that cannot be called back yet is waited for
+			}
+		}
+		if d.more() {
+			r.powerOnFor(d, most)
+		}
+	}
+	switch {
+	case short <= 0:
+	case r.full != "":
+		r.note("%d more wanted, but %s", short, r.full)
+	default:
+		r.note("%d more wanted, but no host is left to power on%s", short, r.passedOver(r.hosts))
+	}
+}
+
+// demands are what the hosts to come are for, the most special first. Each
+// host that comes for any of them lowers short.
+func (r *reconciler) demands(short *int, asks []Ask) []demand {
+	var demands []demand
+	waiting, misfits := r.waiting(asks)
+	// What waits says which hosts, not how many: no more than are wanted, and
+	// one for each that is in service and of no use to what waits.
+	allowed := *short + misfits
+	for _, a := range waiting {
+		demands = append(demands, demand{
+			why:  fmt.Sprintf("work of %s waits that it fits", plural(a.GPUs, "GPU")),
+			fits: func(h *host) bool { return a.fits(h.View.Host) && h.spare() >= a.GPUs },
+			more: func() bool { return a.Count > 0 && allowed > 0 },
+			came: func(h *host) { a.Count -= h.spare() / a.GPUs; allowed--; *short-- },
+		})
+	}
+	for _, class := range slices.Sorted(maps.Keys(r.l.Classes)) {
+		want, have := r.l.Classes[class].Standby, r.idle[class]
+		need := want - have
+		if need > 0 {
+			demands = append(demands, demand{
+				why:  fmt.Sprintf("%d of class %s to stand by, %d without work", want, class, have),
+				fits: func(h *host) bool { return h.Host.Class == class && !h.loaded() },
+				more: func() bool { return need > 0 },
+				came: func(*host) { need--; *short-- },
+			})
+		}
+	}
+	return append(demands, demand{
+		why:  fmt.Sprintf("%d wanted, %d in service or on their way", r.d.Want, r.d.Have),
+		fits: func(*host) bool { return true },
+		more: func() bool { return *short > 0 },
+		came: func(*host) { *short-- },
+	})
+}
+
+// waiting is the work that waits and that no host in service or on its way
+// will take, and how many hosts are in service without work, and of no use to
+// any that waits.
+func (r *reconciler) waiting(asks []Ask) (waiting []*Ask, misfits int) {
+	for _, a := range slices.SortedFunc(slices.Values(asks), easier) {
+		if a.GPUs > 0 && a.Count > 0 {
+			waiting = append(waiting, &a)
+		}
+	}
+	if len(waiting) == 0 {
+		return nil, 0
+	}
+	misfit := make(map[string]int)
+	for _, h := range r.hosts {
+		h.awaited = slices.ContainsFunc(waiting, func(a *Ask) bool { return a.fits(h.View.Host) })
+		if !h.comes {
+			continue
+		}
+		free := h.spare()
+		for _, a := range waiting {
+			if n := min(a.Count, free/a.GPUs); n > 0 && a.fits(h.View.Host) {
+				a.Count -= n
+				free -= n * a.GPUs
+			}
+		}
+		if h.Phase == Ready && !h.awaited && !h.loaded() {
+			misfit[h.Host.Class]++
+		}
+	}
+	for class, n := range misfit {
+		misfits += max(n-r.l.Classes[class].Standby, 0)
+	}
+	return slices.DeleteFunc(waiting, func(a *Ask) bool { return a.Count <= 0 }), misfits
+}
+
+// easier puts work that is harder to serve first: of fewer classes, and larger.
+func easier(a, b Ask) int {
+	return cmp.Or(
+		compareBool(len(a.Classes) == 0, len(b.Classes) == 0), cmp.Compare(len(a.Classes), len(b.Classes)),
+		cmp.Compare(b.GPUs, a.GPUs), slices.Compare(a.Classes, b.Classes), cmp.Compare(a.Count, b.Count),
+	)
+}
+
+// leaving lists the draining hosts that demand may have back, those first that
+// can be called back now, then the cheapest.
+func (r *reconciler) leaving() []*host {
+	var leaving []*host
+	if r.draining == 0 {
+		return nil
+	}
+	for _, h := range r.hosts {
+		if h.Phase == Draining && !h.busy && h.Said.Word == WordNone {
+			leaving = append(leaving, h)
+		}
+	}
+	slices.SortStableFunc(leaving, func(a, b *host) int {
+		return cmp.Or(compareBool(!a.free, !b.free), cmp.Compare(a.kind.Cost, b.kind.Cost))
+	})
+	return leaving
+}
+
+// powerOnFor powers on cold hosts that fit a demand, in their order.
+func (r *reconciler) powerOnFor(d demand, most int) {
+	var cold []*host
+	for _, h := range r.hosts {
+		if h.Phase == Off && h.free && !h.busy && h.Said.Word == WordNone && d.fits(h) {
+			cold = append(cold, h)
+		}
+	}
+	from := 0 // after the last that was powered on
+	for i, h := range sorted(cold, onRules, r.on, 1) {
+		if !d.more() {
+			return
+		}
+		if r.have() >= most {
+			r.full = fmt.Sprintf("%d are in service or on their way, the most allowed", most)
+			return
+		}
+		if !r.mayBootMore() {
+			return
+		}
+		if ok, why := r.mayPowerOn(h); !ok {
+			h.passed = why
+			continue
+		}
+		why := d.why
+		if i+1 < len(cold) {
+			why += "; " + because(onRules, h, cold[i+1])
+		}
+		r.powerOn(h, why+r.passedOver(cold[from:i]))
+		d.came(h)
+		from = i + 1
+	}
+}
+
+// passedOver says why the first of some hosts was passed over, and how many
+// others; nothing if none was.
+func (r *reconciler) passedOver(hosts []*host) string {
+	said, others := "", 0
+	for _, h := range hosts {
+		switch {
+		case h.passed == "":
+		case said == "":
+			said = fmt.Sprintf("; %s is passed over: %s", h.Status.ID, h.passed)
+		default:
+			others++
+		}
+	}
+	return said + more(others)
+}
+
+// mayBootMore reports whether one more host may be powered on now.
+func (r *reconciler) mayBootMore() bool {
+	r.full = ""
+	if r.booting >= r.l.MaxBooting {
+		r.full = fmt.Sprintf("%s already, the most allowed", boot(r.booting))
+	} else if r.now.Sub(r.lastOn) < r.l.Stagger {
+		r.full = fmt.Sprintf("one is powered on every %s", r.l.Stagger)
+	}
+	return r.full == ""
+}
+
+func boot(n int) string {
+	if n == 1 {
+		return "1 host boots"
+	}
+	return fmt.Sprintf("%d hosts boot", n)
+}
+
+// mayPowerOn reports whether a host that is off may be powered on now, and if
+// not, why: its last attempt was a moment ago, its budget of cycles is used up,
+// its provider has none to give, or its rack has not the power.
+func (r *reconciler) mayPowerOn(h *host) (bool, string) {
+	if h.Verb == TurnOn && !h.NoCapacity && r.now.Sub(h.Intent.At) < r.l.PowerConfirm {
+		return false, fmt.Sprintf("it was told to power on less than %s ago", r.l.PowerConfirm)
+	}
+	if r.l.CycleBudget > 0 && h.cycles >= r.l.CycleBudget {
+		return false, fmt.Sprintf("it was powered on %d times today, its budget", h.cycles)
+	}
+	if dry, ok := r.dry[h.Host.Class]; ok {
+		if until := dry.until(h.Host.Class); r.now.Before(until) {
+			return false, fmt.Sprintf("its provider has none of class %s to give; to be asked again after %s", h.Host.Class, until.UTC().Format("15:04 UTC"))
+		}
+	}
+	if budget, ok := r.l.Budgets[h.Domain]; ok && r.watts[h.Domain]+h.kind.peak() > budget && h.kind.peak() > 0 {
+		return false, fmt.Sprintf("it draws up to %.0f W, and of the %.0f W of %s %.0f W are in use", h.kind.peak(), budget, h.Domain, r.watts[h.Domain])
+	}
+	return true, ""
+}
+
+// powerOn powers a host on and counts what that uses up.
+func (r *reconciler) powerOn(h *host, why string) {
+	r.lastOn = r.now
+	r.on[h.Domain]++
+	r.watts[h.Domain] += h.kind.peak()
+	ledger := h.Ledger.after(TurnOn, r.now)
+	ledger.FailedBoots = h.failures()
+	ledger.Refusals = 0
+	if dry, ok := r.dry[h.Host.Class]; ok {
+		ledger.Refusals = dry.n
+	}
+	r.record(h, TurnOn, why, ledger)
+}

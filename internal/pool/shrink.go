@@ -1,0 +1,136 @@
+package pool
+
+import (
+	"fmt"
+)
+
+// shrink takes surplus hosts out of service, in their order. Those that an
+// operator wants out were taken before.
+func (r *reconciler) shrink() {
+	surplus := r.ready - r.d.Want
+	if surplus <= 0 || r.draining >= r.l.MaxDraining {
+		return
+	}
+	var serving []*host
+	standing := make(map[string]int) // hosts in service without work, by class
+	for _, h := range r.hosts {
+		if h.Phase != Ready || h.busy {
+			continue
+		}
+		if !h.loaded() {
+			standing[h.Host.Class]++
+		}
+		if h.free {
+			h.lost = gpuHoursLost(h.Node.Work, r.now)
+			serving = append(serving, h)
+		}
+	}
+	room := newRoom(r.hosts)
+	stays := ""
+	for i, h := range sorted(serving, offRules, r.on, -1) {
+		if surplus == 0 || r.draining >= r.l.MaxDraining {
+			return
+		}
+		why := r.mustStay(h)
+		switch {
+		case why != "":
+		case !h.loaded() && standing[h.Host.Class] <= h.kind.Standby:
+			why = fmt.Sprintf("%d of class %s stand by", h.kind.Standby, h.Host.Class)
+		case !room.move(h):
+			why = "its work fits on no other host in service"
+		}
+		if why != "" {
+			stays = or(stays, fmt.Sprintf("%s stays: %s", h.Status.ID, why))
+			continue
+		}
+		if !h.loaded() {
+			standing[h.Host.Class]--
+		}
+		why = fmt.Sprintf("%d wanted, %d in service, and %s", r.d.Want, r.d.Ready, load(h))
+		if i+1 < len(serving) {
+			why += "; " + because(offRules, h, serving[i+1])
+		}
+		r.act(h, Cordon, why)
+		surplus--
+	}
+	if surplus > 0 && stays != "" {
+		r.note("%d more in service than wanted, but %s", surplus, stays)
+	}
+}
+
+// mustStay says why a host in service cannot leave it for want of demand;
+// empty if it can.
+func (r *reconciler) mustStay(h *host) string {
+	if h.Said.Word == WordOn {
+		return h.Said.String()
+	}
+	if h.Self {
+		return ownHost
+	}
+	if !h.powerReadable(r.now, r.l) {
+		return "its power cannot be read, so it could not be powered off"
+	}
+	if movable, why := h.movable(r.l); !movable {
+		return why
+	}
+	if unused, why := h.unused(r.now, r.l); !unused {
+		return why
+	}
+	if !h.OnAt.IsZero() && r.now.Sub(h.OnAt) < r.l.MinOn {
+		return fmt.Sprintf("it is on for at least %s", r.l.MinOn)
+	}
+	return ""
+}
+
+func load(h *host) string {
+	if !h.loaded() {
+		return "it has no work"
+	}
+	return fmt.Sprintf("its work may be moved: %s%s", h.Node.Work[0], more(len(h.Node.Work)-1))
+}
+
+// room is how many hosts in service have so many GPUs free, by that number.
+type room []int
+
+func newRoom(hosts []*host) room {
+	var r room
+	for _, h := range hosts {
+		if free := h.spare(); h.Phase == Ready && !h.busy && free >= 0 {
+			for len(r) <= free {
+				r = append(r, 0)
+			}
+			r[free]++
+		}
+	}
+	return r
+}
+
+// move takes a host and its work out of service, if all of the work fits
+// elsewhere, each allocation where the fewest GPUs are left over. If not,
+// nothing changes.
+func (r room) move(h *host) bool {
+	free := h.spare()
+	if free < 0 {
+		return false
+	}
+	r[free]--
+	var from, to []int // what was placed, to be undone
+	for _, a := range h.Node.Work {
+		at := a.GPUs
+		for at < len(r) && r[at] == 0 {
+			at++
+		}
+		if at >= len(r) {
+			for i := range from {
+				r[to[i]]--
+				r[from[i]]++
+			}
+			r[free]++
+			return false
+		}
+		r[at]--
+		r[at-a.GPUs]++
+		from, to = append(from, at), append(to, at-a.GPUs)
+	}
+	return true
+}
