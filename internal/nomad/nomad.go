@@ -66,6 +66,7 @@ const (
 // Client reads and changes Nomad. It is safe for concurrent use.
 type Client struct {
 	api     *api.Client
+	http    *http.Client
 	addr    string
 	timeout time.Duration
 	perPage int32
@@ -108,6 +109,7 @@ func New(cfg Config) (*Client, error) {
 	}
 	return &Client{
 		api:     cl,
+		http:    ac.HttpClient,
 		addr:    addr,
 		timeout: cmp.Or(cfg.Timeout, DefaultTimeout),
 		perPage: maxPage,

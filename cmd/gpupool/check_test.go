@@ -1,0 +1,92 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/gpupool/gpupool/internal/consul/consultest"
+	"github.com/gpupool/gpupool/internal/nomad/nomadtest"
+	"github.com/gpupool/gpupool/internal/power/ipmi/ipmitest"
+)
+
+// TestCheck: a rack with one BMC that can be got into and one that is not
+// there, as an operator would look at it.
+func TestCheck(t *testing.T) {
+	bmc := ipmitest.OpenIPMI(t)
+	pools := inventoryFile(t, bmc.Addr.String())
+
+	// Without anything: the credentials are missing, and all is told.
+	out, err := gpupool(t, "check", pools, "--offline")
+	if !errors.Is(err, errWrong) {
+		t.Errorf("%v\n%s", err, out)
+	}
+	contains(t, "offline", out, "inventory  warning", "BMC_PASSWORD is not set", "h100  gpu-1  driver     WRONG", "h100  gpu-2  driver", "0 right, 1 warnings, 2 wrong")
+	t.Setenv("BMC_PASSWORD", ipmitest.Password)
+	out, err = gpupool(t, "check", pools, "--offline")
+	if err != nil || out != "2 checks: 2 right, 0 warnings, 0 wrong\n" {
+		t.Errorf("%v\n%s", err, out)
+	}
+
+	// Servers that are away, and a BMC that is.
+	t.Setenv("CONSUL_HTTP_ADDR", "127.0.0.1:1")
+	t.Setenv("NOMAD_ADDR", "http://127.0.0.1:1")
+	out, err = gpupool(t, "check", pools, "--timeout", "4s")
+	if !errors.Is(err, errWrong) {
+		t.Errorf("%v\n%s", err, out)
+	}
+	contains(t, "without servers", out, "Consul", "cannot reach Consul", "cannot reach Nomad", "cipher suite 0  WRONG", "gpu-2  power           WRONG")
+
+	// All is there.
+	t.Setenv("CONSUL_HTTP_ADDR", consultest.Start(t).Addr)
+	server := nomadtest.Start(t, "")
+	t.Setenv("NOMAD_ADDR", server.Addr)
+	server.GPUClient("gpu-1", "count 1")
+	out, err = gpupool(t, "check", pools, "--json", "--timeout", "4s")
+	if !errors.Is(err, errWrong) {
+		t.Errorf("%v\n%s", err, out)
+	}
+	var rows []row
+	if err := json.Unmarshal([]byte(out), &rows); err != nil {
+		t.Fatal(err)
+	}
+	got := make(map[string]string)
+	for _, r := range rows {
+		got[r.Host+" "+r.Check] = r.Result + " " + r.What
+	}
+	for check, want := range map[string]string{
+		" Consul":              "ok answers; nobody acts on the pool",
+		" clock":               "ok the server of Nomad is",
+		"gpu-1 Nomad node":     "WRONG is ready with 1 of 2 healthy GPUs",
+		"gpu-2 Nomad node":     "warning Nomad knows no node gpu-2",
+		"gpu-1 power":          "ok off, after",
+		"gpu-1 cipher suite 0": "WRONG accepted",
+		"gpu-1 logins":         "WRONG the BMC allows IPMI 1.5",
+		"gpu-1 clock":          "warning the BMC's event log is not set",
+		"gpu-2 power":          "WRONG not readable",
+	} {
+		if !strings.HasPrefix(got[check], want) {
+			t.Errorf("%s: got %q, want %q", check, got[check], want)
+		}
+	}
+
+	// A wrong password is one login, and never printed.
+	t.Setenv("BMC_PASSWORD", "hunter2")
+	out, err = gpupool(t, "check", pools, "--timeout", "4s")
+	if !errors.Is(err, errWrong) || strings.Contains(out, "hunter2") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	contains(t, "a wrong password", out, "gpu-1  credential  WRONG", "refused the credential")
+
+	// Mistakes of the text are told as everywhere.
+	broken := filepath.Join(t.TempDir(), "pools.hcl")
+	if err := os.WriteFile(broken, []byte("pool \"x\" {\n  node_pol = 1\n}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := gpupool(t, "check", broken); err == nil || !strings.Contains(err.Error(), `pools.hcl:2: pool "x": node_pol: there is no such setting; did you mean "node_pool"?`) {
+		t.Errorf("got %v", err)
+	}
+}
