@@ -31,7 +31,6 @@ const (
 	connections = 8
 	most        = 50 // instances in a read: their names are in its URL
 	pages       = 10 // of one reply
-	pollEvery   = 500 * time.Millisecond
 )
 
 // New returns the driver of one instance. It reads the CA file, and sends
@@ -149,32 +148,16 @@ func (a *api) change(ctx context.Context, id, verb string, query url.Values) err
 	if err := a.send(ctx, http.MethodPost, "instances/"+id+"/"+verb, query, &op); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, a.settings.wait)
-	defer cancel()
-	for {
-		if over, err := op.ended(a); over {
-			return err
-		}
-		if !pause(ctx, pollEvery) {
-			return nil // it goes on
-		}
-		var next operation
-		if err := a.send(ctx, http.MethodGet, "operations/"+url.PathEscape(op.Name), nil, &next); err == nil {
-			op = next
-		}
+	if over, err := op.ended(a); over {
+		return err
 	}
-}
-
-// pause waits, and says whether the context is still alive.
-func pause(ctx context.Context, wait time.Duration) bool {
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return ctx.Err() == nil
-	case <-ctx.Done():
-		return false
-	}
+	return cloud.Follow(ctx, a.settings.wait, func(ctx context.Context) (bool, error) {
+		var now operation
+		if err := a.send(ctx, http.MethodGet, "operations/"+url.PathEscape(op.Name), nil, &now); err != nil {
+			return false, nil //nolint:nilerr // that it cannot be read does not end it
+		}
+		return now.ended(a)
+	})
 }
 
 // reply is what a request is answered with.
