@@ -7,6 +7,8 @@ import (
 	"time"
 )
 
+func old(d time.Duration) time.Time { return t0.Add(-d) }
+
 // TestCheckRefuses gives Check one unsafe action for each law. A law that is
 // removed from Check makes its line fail.
 func TestCheckRefuses(t *testing.T) {
@@ -22,7 +24,14 @@ func TestCheckRefuses(t *testing.T) {
 	drained.Node.Eligible, drained.Node.Mark = false, MarkOurs
 	off := View{Host: serving.Host, Seen: Seen{Power: PowerOff, PowerAt: t0, NodeAt: t0, Node: Node{Status: NodeAbsent}}}
 	with := func(v View, change func(*View)) View { change(&v); return v }
-	old := t0.Add(-time.Hour)
+	says := func(v View, w Word) View { v.Said = Said{Word: w, By: "alice"}; return v }
+	works := func(v View, typ string) View { v.Node.Work = []Alloc{{ID: "a", Type: typ}}; return v }
+	shuttingDown := with(drained, func(v *View) { v.Intent = Intent{Verb: SoftOff, At: old(time.Hour), SettledAt: old(time.Hour)} })
+	cutOff := with(serving, func(v *View) {
+		v.Node.Status, v.Node.Eligible = NodeDown, false
+		v.Intent = Intent{Verb: TurnOn, At: old(time.Hour), SettledAt: old(time.Hour), Ledger: Ledger{OnAt: old(time.Hour)}}
+	})
+	long := old(time.Hour)
 
 	for _, tt := range []struct {
 		why   string // part of the error
@@ -35,16 +44,16 @@ func TestCheckRefuses(t *testing.T) {
 		{why: "its drain has not finished", do: SoftOff, view: with(drained, func(v *View) { v.Node.Draining = true })},
 		{why: "no drain of ours", do: SoftOff, view: with(drained, func(v *View) {
 			v.Node.Mark = MarkNone
-			v.Intent = Intent{Verb: Cordon, At: old, SettledAt: old}
+			v.Intent = Intent{Verb: Cordon, At: long, SettledAt: long}
 		})},
 		{why: "busy outside Nomad", do: SoftOff, view: with(drained, func(v *View) { v.Agent.Outside = 1 })},
 		{why: "its agent does not say", do: SoftOff, view: with(drained, func(v *View) { v.Agent.Status = AgentFailing })},
 		{why: "its agent cannot tell", do: SoftOff, view: with(drained, func(v *View) { v.Agent.Blind = "driver not loaded" })},
-		{why: "its agent does not say", do: SoftOff, view: with(drained, func(v *View) { v.AgentAt = old })},
-		{why: "its power was not read", do: SoftOff, view: with(drained, func(v *View) { v.PowerAt = old })},
-		{why: "hard off is not allowed", do: HardOff, view: with(drained, func(v *View) { v.Intent = Intent{Verb: SoftOff, At: old, SettledAt: old} })},
+		{why: "its agent does not say", do: SoftOff, view: with(drained, func(v *View) { v.AgentAt = long })},
+		{why: "its power was not read", do: SoftOff, view: with(drained, func(v *View) { v.PowerAt = long })},
+		{why: "hard off is not allowed", do: HardOff, view: with(drained, func(v *View) { v.Intent = Intent{Verb: SoftOff, At: long, SettledAt: long} })},
 		{why: "it was not asked", do: HardOff, view: drained, limit: func(l *Limits) { l.HardOff = true }},
-		{why: "it was not asked", do: HardOff, view: with(drained, func(v *View) { v.Intent = Intent{Verb: SoftOff, At: old} }), limit: func(l *Limits) { l.HardOff = true }},
+		{why: "it was not asked", do: HardOff, view: with(drained, func(v *View) { v.Intent = Intent{Verb: SoftOff, At: long} }), limit: func(l *Limits) { l.HardOff = true }},
 		{why: "busy outside Nomad", do: SoftOff, view: with(drained, func(v *View) { v.Node.Status, v.Agent.Outside = NodeDown, 1 })},
 		{why: "it still has time", do: HardOff, limit: func(l *Limits) { l.HardOff = true }, view: with(drained, func(v *View) {
 			v.Intent = Intent{Verb: SoftOff, At: t0.Add(-time.Minute), SettledAt: t0.Add(-time.Minute)}
@@ -53,7 +62,7 @@ func TestCheckRefuses(t *testing.T) {
 		{why: "not looked at since", do: SoftOff, view: with(drained, func(v *View) {
 			v.Intent = Intent{Verb: Drain, At: t0.Add(-time.Second), Ambiguous: true, SettledAt: t0.Add(-time.Second)}
 		})},
-		{why: "Nomad was last read", do: SoftOff, view: with(drained, func(v *View) { v.NodeAt = old })},
+		{why: "Nomad was last read", do: SoftOff, view: with(drained, func(v *View) { v.NodeAt = long })},
 		{why: "the host is held", do: SoftOff, view: with(drained, func(v *View) { v.Node.Mark = MarkForeign })},
 		{why: "the host is unknown", do: TurnOn, view: with(off, func(v *View) { v.Power = PowerUnknown })},
 		{why: "was not read as off", do: TurnOn, view: serving},
@@ -76,8 +85,30 @@ func TestCheckRefuses(t *testing.T) {
 			v.Node.Index = 7
 			v.Intent = Intent{Verb: TurnOn, At: t0.Add(-time.Minute), SettledAt: t0.Add(-time.Minute), NodeIndex: 7}
 		})},
-		{why: "it is shutting down", do: Enable, view: with(drained, func(v *View) { v.Intent = Intent{Verb: SoftOff, At: old, SettledAt: old} })},
+		{why: "it is shutting down", do: Enable, view: with(drained, func(v *View) { v.Intent = Intent{Verb: SoftOff, At: long, SettledAt: long} })},
 		{why: "not a thing to do", do: VerbNone, view: serving},
+
+		{why: "it has work", do: Cordon, view: works(serving, "service")},
+		{why: "it has work", do: Cordon, view: works(serving, "batch"), limit: func(l *Limits) { l.DrainWork = DrainServices }},
+		{why: "it has work", do: Drain, view: works(drained, "batch"), limit: func(l *Limits) { l.DrainWork = DrainServices }},
+		{why: "it has work", do: SoftOff, view: works(drained, "service"), limit: func(l *Limits) { l.DrainWork = DrainAll }},
+		{why: "it has work", do: SoftOff, view: says(works(drained, "batch"), WordOff)},
+		{why: "the process that decides", do: Cordon, view: with(serving, func(v *View) { v.Self = true })},
+		{why: "the process that decides", do: Drain, view: says(with(drained, func(v *View) { v.Self = true }), WordDrain)},
+		{why: "the process that decides", do: SoftOff, view: says(with(drained, func(v *View) { v.Self = true }), WordOff)},
+		{why: "the process that decides", do: HardOff, view: with(shuttingDown, func(v *View) { v.Self = true }), limit: func(l *Limits) { l.HardOff = true }},
+		{why: "alice says hold", do: TurnOn, view: says(off, WordHold)},
+		{why: "alice says hold", do: Enable, view: says(drained, WordHold)},
+		{why: "alice says drain", do: TurnOn, view: says(off, WordDrain)},
+		{why: "alice says drain", do: Enable, view: says(drained, WordDrain)},
+		{why: "alice says drain", do: SoftOff, view: says(with(drained, func(v *View) { v.Node.Mark = MarkReleased }), WordDrain)},
+		{why: "alice says off", do: TurnOn, view: says(off, WordOff)},
+		{why: "alice says off", do: Enable, view: says(drained, WordOff)},
+		{why: "alice says on", do: Cordon, view: says(serving, WordOn)},
+		{why: "alice says on", do: Drain, view: says(drained, WordOn)},
+		{why: "alice says on", do: SoftOff, view: says(drained, WordOn)},
+		{why: "it is not in service", do: Cordon, view: with(cutOff, func(v *View) { v.JoinedAt = old(30 * time.Minute) })},
+		{why: "no drain of ours", do: SoftOff, view: with(cutOff, func(v *View) { v.JoinedAt = old(30 * time.Minute) })},
 	} {
 		t.Run(tt.do.String()+" "+tt.why, func(t *testing.T) {
 			l := testLimits()
@@ -107,11 +138,24 @@ func TestCheckRefusesTogether(t *testing.T) {
 	draining := serving
 	draining.Node.Eligible = false
 
+	in := func(v View, class, rack string) View { v.Class, v.Domain = class, rack; return v }
+	refused := host("a", off, TurnOn)
+	refused.NoCapacity, refused.Err, refused.SettledAt = true, "none left", old(50*time.Second)
+	silent := host("a", booting, TurnOn)
+	silent.Power = PowerUnknown
+
 	for _, tt := range []struct {
 		why     string
 		hosts   []View
 		actions []Action
 	}{
+		{"boot at once", []View{silent, host("b", off, VerbNone), host("c", off, VerbNone)}, []Action{{Host: "b", Do: TurnOn}, {Host: "c", Do: TurnOn}}},
+		{"boot at once", []View{func() View { silent.Said.Word = WordHold; return silent }(), host("b", off, VerbNone), host("c", off, VerbNone)}, []Action{{Host: "b", Do: TurnOn}, {Host: "c", Do: TurnOn}}},
+		{"power budget", []View{in(host("a", serving, VerbNone), "big", "rack"), in(host("b", off, VerbNone), "big", "rack")}, []Action{{Host: "b", Do: TurnOn}}},
+		{"power budget", []View{in(host("a", booting, TurnOn), "small", "rack"), in(host("b", off, VerbNone), "small", "rack")}, []Action{{Host: "b", Do: TurnOn}}},
+		{"power budget", []View{in(silent, "small", "rack"), in(host("b", off, VerbNone), "small", "rack")}, []Action{{Host: "b", Do: TurnOn}}},
+		{"refused a moment ago", []View{in(refused, "big", ""), in(host("b", off, VerbNone), "big", "")}, []Action{{Host: "b", Do: TurnOn}}},
+		{"stand by", []View{in(host("a", serving, VerbNone), "big", ""), host("b", serving, VerbNone)}, []Action{{Host: "a", Do: Cordon}}},
 		{"boot at once", []View{host("a", booting, TurnOn), host("b", off, VerbNone), host("c", off, VerbNone)}, []Action{{Host: "b", Do: TurnOn}, {Host: "c", Do: TurnOn}}},
 		{"drain at once", []View{host("a", draining, Cordon), host("b", serving, VerbNone)}, []Action{{Host: "b", Do: Cordon}}},
 		{"can be called back", []View{host("a", draining, Cordon), host("b", off, VerbNone)}, []Action{{Host: "b", Do: TurnOn}}},
@@ -124,6 +168,8 @@ func TestCheckRefusesTogether(t *testing.T) {
 	} {
 		t.Run(tt.why, func(t *testing.T) {
 			l := testLimits()
+			l.Classes = map[string]Class{"big": {BootWatts: 600, RunWatts: 500, Standby: 1}, "small": {BootWatts: 600, RunWatts: 100}}
+			l.Budgets = map[string]float64{"rack": 1000}
 			switch tt.why {
 			case "may be":
 				l.Max = 1

@@ -22,8 +22,8 @@ func (r *reconciler) grow(most int, asks []Ask) {
 	short := r.d.Want - r.d.Have
 	for _, d := range r.demands(&short, asks) {
 		for _, h := range r.leaving() {
-			if d.more() && !h.busy && d.fits(h) {
-				if h.free {
+			if d.more() && d.fits(h) {
+				if h.called = true; h.free {
 					r.act(h, Enable, "demand came back before it was off")
 				}
 				d.came(h) // one that cannot be called back yet is waited for
@@ -129,7 +129,7 @@ func (r *reconciler) leaving() []*host {
 		return nil
 	}
 	for _, h := range r.hosts {
-		if h.Phase == Draining && !h.busy && h.Said.Word == WordNone {
+		if h.Phase == Draining && !h.busy && !h.called && h.Said.Word == WordNone {
 			leaving = append(leaving, h)
 		}
 	}

@@ -95,6 +95,7 @@ type host struct {
 	free   bool // last intent has been looked at since: something may be done
 	busy   bool // this decision already does something to it
 	comes  bool // it is in service, or on its way there in time
+	called bool // it is called back, now or as soon as it can be
 
 	// For the order in which hosts are taken.
 	level   int     // hosts that are on in its domain when its turn comes

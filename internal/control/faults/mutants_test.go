@@ -69,7 +69,7 @@ var rules = []mutant{
 	{rule: "least time on", file: shrink, old: `if !h.OnAt.IsZero() && r.now.Sub(h.OnAt) < r.l.MinOn {`, new: `if false {`},
 	{rule: "budget of cycles", file: grow, old: `if r.l.CycleBudget > 0 && h.cycles >= r.l.CycleBudget {`, new: `if false {`},
 	{rule: "the ledger goes from intent to intent", file: host, old: `l.OnAt, l.Cycles = now, l.cyclesToday(now)+1`, new: `l.OnAt, l.Cycles = now, 1`},
-	{rule: "warm before cold", file: grow, old: `if d.more() && !h.busy && d.fits(h) {`, new: `if false {`},
+	{rule: "warm before cold", file: grow, old: `if h.called = true; h.free {`, new: `if h.called = true; false {`},
 	{rule: "hard off only after the soft off had its time", file: reconcile, old: `case r.now.Sub(h.Intent.At) < r.l.SoftOffTimeout:`, new: `case false:`},
 	{rule: "hard off only by policy", file: reconcile, old: `case r.l.HardOff || h.FailedBoots > 0 && h.Node.Status != NodeReady:`, new: `case true:`},
 	{rule: "an open soft off does not count", file: reconcile, old: `case h.Verb == SoftOff && h.SettledAt.IsZero():`, new: `case false:`},
