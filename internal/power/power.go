@@ -13,9 +13,10 @@ import (
 // Driver is the power controller of one host.
 //
 // Every method is safe to repeat: On on a host that is on, and Off on one that
-// is off, succeed and change nothing. No method retries a change by itself,
-// because a controller can execute a command long after its caller gave up;
-// the next tick of the control loop is the retry. The context always carries
+// is off, succeed and change nothing. No method sends an off twice, because a
+// controller can execute a command long after its caller gave up, and the host
+// may have work again by then; the next tick of the control loop is the retry.
+// An On may be sent again. The context always carries
 // a deadline, and methods return soon after it. Calls are serialised by the
 // driver where its controller wants that. Errors never contain a credential.
 type Driver interface {

@@ -58,7 +58,7 @@ var (
 // makes it panic in a goroutine of its own, which ends the process. The guard
 // lets only such packets pass that the BMC we logged in to has signed.
 //
-// It repeats a lost request once where that is harmless, and remembers what was
+// It repeats a lost request once, but for changes, and remembers what was
 // sent and what came back, so that errors need not be classified by the text
 // of go-ipmi's messages.
 type guard struct {
@@ -79,6 +79,9 @@ type guard struct {
 	refused  bool          // the network said that nothing listens there
 	dropped  int           // replies that did not pass
 
+	repeated bool              // the last request was sent once more
+	twice    bool              // RAKP message 1 was, in this session
+	tag      byte              // of the last message of the session setup, if it was
 	awaiting types.PayloadType // payload of the last request
 	plain    bool              // the last request was in IPMI 1.5 format, before the session
 	question [2]byte           // its sequence number and command, if so
@@ -103,28 +106,46 @@ func (g *guard) Write(p []byte) (int, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.note(p)
-	g.request = nil
-	if g.repeatable() {
+	g.request, g.repeated = nil, false
+	if g.repeat > 0 {
 		g.request = bytes.Clone(p)
 	}
 	return g.send(p)
 }
 
 // repeatAfter makes the guard send each request that is not answered within d
-// once more; zero ends that. Only RAKP messages are never repeated: to the BMC
-// a second one is another login, or the end of this one.
+// once more; zero ends that. A login that is given up for one lost packet keeps
+// one of the BMC's few sessions for a minute, so its messages are repeated too,
+// each under a tag of its own: a BMC that had only been slow answers both, with
+// two random numbers, and the answer to the first must not be taken then.
 func (g *guard) repeatAfter(d time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.repeat = d
 }
 
-// repeatable says whether the last request may be sent again.
-func (g *guard) repeatable() bool {
-	if g.repeat == 0 {
-		return false
+// tagOffset is where a message of the session setup has its tag, which the reply
+// repeats: IPMI 2.0 tables 13-9 to 13-14.
+const tagOffset = rmcpSize + header20Size
+
+// again sends the last request once more.
+func (g *guard) again() error {
+	request := g.request
+	g.request, g.repeated = nil, true
+	if g.setup() && len(request) > tagOffset {
+		request[tagOffset]++
+		g.tag = request[tagOffset]
+		g.twice = g.twice || g.awaiting == types.PayloadTypeRAKPMessage1
 	}
-	return g.plain || g.awaiting == types.PayloadTypeRmcpOpenSessionRequest || g.awaiting == types.PayloadTypeIPMI
+	if _, err := g.send(request); err != nil {
+		return err
+	}
+	return g.Conn.SetReadDeadline(g.deadline)
+}
+
+// setup says whether the last request is of the session setup.
+func (g *guard) setup() bool {
+	return !g.plain && g.awaiting != types.PayloadTypeIPMI
 }
 
 func (g *guard) send(p []byte) (int, error) {
@@ -157,12 +178,7 @@ func (g *guard) received(p []byte, err error) (done bool, _ error) {
 	case g.aborted:
 		return true, errAborted
 	case errors.Is(err, os.ErrDeadlineExceeded) && g.request != nil:
-		request := g.request
-		g.request = nil
-		_, err := g.send(request)
-		if err == nil {
-			err = g.Conn.SetReadDeadline(g.deadline)
-		}
+		err := g.again()
 		return err != nil, err
 	case err != nil:
 		g.refused = g.refused || errors.Is(err, syscall.ECONNREFUSED)
@@ -209,13 +225,14 @@ type seen struct {
 	answered bool
 	refused  bool
 	weaker   bool
+	twice    bool
 	status   types.RmcpStatusCode
 }
 
 func (g *guard) seen() seen {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return seen{g.sent, g.dropped, g.answered, g.refused, g.weaker, g.status}
+	return seen{g.sent, g.dropped, g.answered, g.refused, g.weaker, g.twice, g.status}
 }
 
 // note remembers of a request what its reply is checked against.
@@ -277,6 +294,11 @@ func (g *guard) admitSetup(payload []byte) bool {
 		return false
 	}
 	status := types.RmcpStatusCode(payload[1])
+	if g.repeated && (payload[0] != g.tag || status != types.RmcpStatusCodeNoErrors) {
+		// To the first, or the complaint of a BMC that was done with the first,
+		// whose answer was lost.
+		return false
+	}
 	var id [4]byte
 	if len(payload) >= 8 {
 		id = [4]byte(payload[4:8])

@@ -2,7 +2,7 @@
 //
 // # One session per call
 //
-// Every call logs in, reads the chassis power, sends at most one change and
+// Every call logs in, reads the chassis power, sends what is to be changed and
 // logs out. Keeping the session would save six of seven round trips per read,
 // and is not done: BMCs have as few as four sessions for all tools together
 // and hold a lost one for a minute, so a poller that keeps one per BMC, or is
@@ -13,12 +13,17 @@
 //
 // # What is sent, and how often
 //
-// Changes are sent once. A timed-out change may still happen, even seconds
-// later, and go-ipmi's own retries were seen to make a slow BMC carry out one
-// command four times. Logins and reads that got no answer are tried again from
-// the start, with a new session, until the deadline; before that, requests that
-// do no harm are repeated once. A login that was refused is
-// not tried again at all: see [Config.AuthBackoff].
+// Requests are repeated once within a session, but for changes; logins and reads
+// that got no answer all the same, or found all sessions of the BMC in use, are
+// tried again from the start until the deadline. A login that was refused is not
+// tried again at all: see [Config.AuthBackoff].
+//
+// A change without an answer may have happened, and may still happen, even
+// seconds later: go-ipmi's own retries were seen to make a slow BMC carry out
+// one command four times. So the power is read again first, which tells a lost
+// answer from a lost command. Only a power-on is then sent again, twice at most:
+// carried out late or once more, it changes nothing on a host that is on. An
+// off is sent once. Late, it would hit a host that has work again.
 //
 // Chassis Control knows power cycle and reset as well; they are never sent.
 package ipmi
@@ -38,7 +43,11 @@ import (
 // firstWait is how long each exchange of the first try waits for its reply.
 // Later tries wait a quarter longer each, for BMCs that are slow rather than
 // packets that were lost.
-const firstWait = 500 * time.Millisecond
+const firstWait = 400 * time.Millisecond
+
+// answerWait is how long the first change of a call waits for its answer before
+// the power is read again; a later one waits half as long again.
+const answerWait = 500 * time.Millisecond
 
 // Driver is one BMC. Calls may come from several goroutines; the BMC sees one
 // at a time.
@@ -69,7 +78,12 @@ func (d *Driver) GoString() string { return d.identity }
 // State reads the chassis power (Get Chassis Status, IPMI 2.0 section 28.2).
 func (d *Driver) State(ctx context.Context) (pool.Power, error) {
 	var found pool.Power
-	err := d.call(ctx, "read power", func(_ context.Context, _ *session, p pool.Power) error {
+	err := d.pass(ctx, "read power", func(ctx context.Context) error {
+		s, p, err := d.open(ctx)
+		if err != nil {
+			return err
+		}
+		s.close(ctx)
 		found = p
 		return nil
 	})
@@ -99,25 +113,41 @@ func (d *Driver) Close() error {
 
 // change sends a command unless the chassis is already as wanted.
 func (d *Driver) change(ctx context.Context, what string, want pool.Power, command chassis.ChassisControl) error {
-	return d.call(ctx, what, func(ctx context.Context, s *session, found pool.Power) error {
-		if found == want {
-			return nil
+	most := 1
+	if command == chassis.ChassisControlPowerUp {
+		most = 3
+	}
+	return d.pass(ctx, what, func(ctx context.Context) error {
+		var unanswered error
+		wait := answerWait
+		for sent := 0; ; sent++ {
+			s, found, err := d.open(ctx)
+			switch {
+			case err != nil && unanswered != nil:
+				return unanswered // which says more than that it cannot be read
+			case err != nil:
+				return err
+			case found == want, sent == most:
+				s.close(ctx)
+				if found == want {
+					return nil
+				}
+				return unanswered
+			}
+			err = s.control(ctx, command, wait)
+			s.close(ctx)
+			if !errors.Is(err, power.ErrAmbiguous) {
+				return err
+			}
+			unanswered = err
+			wait += wait / 2
 		}
-		return s.control(ctx, command)
 	})
 }
 
-// call logs in, reads the power, and runs act in that session.
-func (d *Driver) call(ctx context.Context, what string, act func(context.Context, *session, pool.Power) error) error {
-	err := d.turnstile.Pass(ctx, func(ctx context.Context) error {
-		s, found, err := d.open(ctx)
-		if err != nil {
-			return err
-		}
-		defer s.close(ctx)
-		return act(ctx, s, found)
-	})
-	if err != nil {
+// pass runs one call when it is its turn, and says of its error what it was.
+func (d *Driver) pass(ctx context.Context, what string, call func(context.Context) error) error {
+	if err := d.turnstile.Pass(ctx, call); err != nil {
 		return fmt.Errorf("ipmi %s: %s: %w", d.config.address, what, err)
 	}
 	return nil
@@ -133,6 +163,7 @@ func (d *Driver) open(ctx context.Context) (*session, pool.Power, error) {
 		switch {
 		case err == nil:
 			return s, found, nil
+		case errors.Is(err, errBusy) && rest(ctx, wait):
 		case !errors.Is(err, errNoAnswer):
 			return nil, pool.PowerUnknown, err
 		case ctx.Err() != nil, errors.Is(err, context.DeadlineExceeded):
@@ -142,6 +173,16 @@ func (d *Driver) open(ctx context.Context) (*session, pool.Power, error) {
 			return nil, pool.PowerUnknown, fmt.Errorf("%w (tries: %d): %w", err, tries, cause(ctx))
 		}
 		before = err
+	}
+}
+
+// rest waits, unless the context ends before that.
+func rest(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
 	}
 }
 

@@ -32,6 +32,9 @@ const maxDatagram = 1024
 // slow, dead or hung. A read may be tried again with a new session.
 var errNoAnswer = errors.New("no answer")
 
+// errBusy means that the BMC has no session to give at the moment.
+var errBusy = errors.New("all of its sessions are in use")
+
 // session is one RMCP+ session with one BMC: logged in once, used by one call,
 // closed at its end.
 type session struct {
@@ -91,13 +94,14 @@ func (s *session) state(ctx context.Context) (pool.Power, error) {
 	return pool.PowerOff, nil
 }
 
-// control sends one chassis control command, once, and waits for its answer
-// until the context ends.
-func (s *session) control(ctx context.Context, what chassis.ChassisControl) error {
+// control sends one chassis control command, once, and waits for its answer for
+// so long, or until the context ends.
+func (s *session) control(ctx context.Context, what chassis.ChassisControl, wait time.Duration) error {
 	s.guard.repeatAfter(0)
 	if deadline, ok := ctx.Deadline(); ok {
-		s.client.WithTimeout(time.Until(deadline))
+		wait = min(wait, time.Until(deadline))
 	}
+	s.client.WithTimeout(wait)
 	before := s.guard.seen().sent
 	err := guarded(func() error {
 		_, err := s.client.ChassisControl(ctx, what)
@@ -130,6 +134,7 @@ func (s *session) close(ctx context.Context) {
 		}
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), wait)
 		defer cancel()
+		s.guard.repeatAfter(wait / 2) // a session that is not closed is missing for a minute
 		if !s.active {
 			cancel() // no session to close: without this, go-ipmi would ask and wait
 		}
@@ -152,6 +157,10 @@ func (s *session) loginError(err error) error {
 		return fmt.Errorf("%w: it picked other algorithms than cipher suite %d asks for; set cipher_suite to one that the BMC has, or enable %[2]d there", power.ErrRefused, s.guard.suite)
 	case saw.refused:
 		return fmt.Errorf("%w: nothing listens on that UDP port; the BMC may be starting, or have IPMI over LAN disabled", power.ErrUnreachable)
+	case saw.status != types.RmcpStatusCodeNoErrors && saw.twice:
+		// The two can have overtaken each other. Its answer to message 1 has
+		// shown that the BMC knows our password, so this is not about that.
+		return fmt.Errorf("%w: %w: it mixed up a message that was repeated (RMCP+ status %#02x)", power.ErrUnreachable, errNoAnswer, uint8(saw.status))
 	case saw.status != types.RmcpStatusCodeNoErrors:
 		return setupError(saw.status, s.guard.suite)
 	case strings.Contains(err.Error(), client.ErrRAKPAuthentication.Error()):
@@ -195,7 +204,7 @@ func setupError(status types.RmcpStatusCode, suite types.CipherSuiteID) error {
 	case types.RmcpStatusCodeInvalidRole, types.RmcpStatusCodeUnauthorizedRoleOfPriLevel:
 		return fmt.Errorf("%w: the account may not log in with this privilege; raise it in the BMC (OPERATOR is enough) or set privilege (RMCP+ status %#02x)", power.ErrRefused, uint8(status))
 	case types.RmcpStatusCodeNoResToCreateSess, types.RmcpStatusCodeNoResToCreateSessAtRole:
-		return fmt.Errorf("%w: all of its sessions are in use; close other tools, or wait for them to time out (RMCP+ status %#02x)", power.ErrUnreachable, uint8(status))
+		return fmt.Errorf("%w: %w; close other tools, or wait for them to time out (RMCP+ status %#02x)", power.ErrUnreachable, errBusy, uint8(status))
 	case types.RmcpStatusCodeInvalidAuthAlg, types.RmcpStatusCodeInvalidIntegrityAlg,
 		types.RmcpStatusCodeInvalidConfidentAlg, types.RmcpStatusCodeNoMatchingAuthPayload,
 		types.RmcpStatusCodeNoMatchingIntegrityPayload, types.RmcpStatusCodeNoCipherSuiteMatch:

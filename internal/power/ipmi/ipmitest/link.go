@@ -1,12 +1,14 @@
 package ipmitest
 
 import (
+	"bytes"
 	"errors"
 	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // gate is a socket that can be shut: then it reads nothing more until it is
@@ -93,6 +95,7 @@ type Link struct {
 	front *net.UDPConn
 	to    *net.UDPAddr
 	rule  atomic.Pointer[func(Packet) []byte]
+	delay atomic.Int64 // of replies, in nanoseconds
 	done  sync.WaitGroup
 
 	mu     sync.Mutex
@@ -148,6 +151,10 @@ func (l *Link) Lose(rule func(Packet) bool) {
 	})
 }
 
+// Delay delivers each reply of the BMC so much later, as a slow one would
+// answer.
+func (l *Link) Delay(d time.Duration) { l.delay.Store(int64(d)) }
+
 // Count is the number of packets of a kind that arrived at the link, lost ones
 // included.
 func (l *Link) Count(kind Kind) int {
@@ -201,8 +208,14 @@ func (l *Link) backward(f *flow, client netip.AddrPort) {
 		if err != nil {
 			continue // the BMC is gone: the client sees a black hole
 		}
-		if out := l.judge(f, true, buf[:n]); out != nil {
+		out := l.judge(f, true, buf[:n])
+		switch d := time.Duration(l.delay.Load()); {
+		case out == nil:
+		case d == 0:
 			_, _ = l.front.WriteToUDPAddrPort(out, client)
+		default:
+			late := bytes.Clone(out)
+			time.AfterFunc(d, func() { _, _ = l.front.WriteToUDPAddrPort(late, client) }) // fails once the link is closed
 		}
 	}
 }
