@@ -72,10 +72,11 @@ type Source struct {
 	cfg  Config
 	wire dial.Wire
 
-	mu      sync.Mutex
-	conn    *nats.Conn // nil until it is needed
-	denied  error      // what the server said of our permissions
-	secrets []string
+	secrets *queue.Secrets
+
+	mu     sync.Mutex
+	conn   *nats.Conn // nil until it is needed
+	denied error      // what the server said of our permissions
 }
 
 // New makes a source. It sends nothing.
@@ -83,7 +84,7 @@ func New(cfg Config) (*Source, error) {
 	if _, err := cfg.TLS.Config(""); err != nil {
 		return nil, err
 	}
-	return &Source{cfg: cfg}, nil
+	return &Source{cfg: cfg, secrets: new(queue.Secrets)}, nil
 }
 
 // Read asks the leader of the consumer.
@@ -141,13 +142,10 @@ func (s *Source) connect(ctx context.Context) (*nats.Conn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	o, secrets, err := s.options(ctx)
+	o, err := s.options(ctx)
 	if err != nil {
 		return nil, err
 	}
-	s.mu.Lock()
-	s.secrets = secrets
-	s.mu.Unlock()
 	conn, err := o.Connect()
 	if err != nil {
 		return nil, err
@@ -158,7 +156,7 @@ func (s *Source) connect(ctx context.Context) (*nats.Conn, error) {
 	return conn, nil
 }
 
-func (s *Source) options(ctx context.Context) (nats.Options, []string, error) {
+func (s *Source) options(ctx context.Context) (nats.Options, error) {
 	o := nats.GetDefaultOptions()
 	o.Servers = s.cfg.Addresses
 	o.Name = "gpupool"
@@ -178,7 +176,6 @@ func (s *Source) options(ctx context.Context) (nats.Options, []string, error) {
 			s.denied = err
 		}
 	}
-	var secrets []string
 	for _, c := range []struct {
 		ref  secret.Ref
 		into *string
@@ -188,25 +185,25 @@ func (s *Source) options(ctx context.Context) (nats.Options, []string, error) {
 		}
 		value, err := c.ref.Resolve()
 		if err != nil {
-			return o, nil, &credentialError{err}
+			return o, &credentialError{err}
 		}
 		*c.into = value
-		secrets = append(secrets, value)
+		s.secrets.Use(value)
 	}
 	o.User = s.cfg.Username
 	if s.cfg.Credentials != "" {
 		if err := nats.UserCredentials(s.cfg.Credentials)(&o); err != nil {
-			return o, nil, &credentialError{err}
+			return o, &credentialError{err}
 		}
 	}
 	if s.cfg.UseTLS {
 		c, err := s.cfg.TLS.Config("")
 		if err != nil {
-			return o, nil, err
+			return o, err
 		}
 		o.Secure, o.TLSConfig = true, c
 	}
-	return o, secrets, nil
+	return o, nil
 }
 
 // credentialError is one about reading a credential.
@@ -256,7 +253,7 @@ func (s *Source) fail(ctx context.Context, err error) error {
 			class = queue.ErrRefused
 		}
 	}
-	return queue.Fail(class, fmt.Sprintf("nats at %s: consumer %q of stream %q: %v", strings.Join(s.cfg.Addresses, ","), s.cfg.Consumer, s.cfg.Stream, err), s.secrets...)
+	return s.secrets.Fail(class, fmt.Sprintf("nats at %s: consumer %q of stream %q: %v", strings.Join(s.cfg.Addresses, ","), s.cfg.Consumer, s.cfg.Stream, err))
 }
 
 // Close closes the connection.

@@ -95,6 +95,15 @@ func (b *bench) wantErr(s queue.Source, limit time.Duration, classes ...error) {
 	}
 }
 
+// put makes a queue and waits until the server tells of it.
+func (b *bench) put(items int) {
+	b.t.Helper()
+	b.rig.Server.Put(b.t, b.name, items, 0)
+	s := b.open()
+	b.want(s, float64(items), nil)
+	_ = s.Close()
+}
+
 func counts(b *bench) {
 	s := b.open()
 	for _, n := range []int{1, 7, 250} {
@@ -132,7 +141,7 @@ func credential(b *bench) {
 }
 
 func deadlinePassed(b *bench) {
-	b.rig.Server.Put(b.t, b.name, 1, 0)
+	b.put(1)
 	s := b.open()
 	b.wantErr(s, -time.Second, queue.ErrUnreachable)
 	b.want(s, 1, nil)
@@ -141,7 +150,7 @@ func deadlinePassed(b *bench) {
 }
 
 func cancelled(b *bench) {
-	b.rig.Server.Put(b.t, b.name, 1, 0)
+	b.put(1)
 	s := b.open()
 	b.wire.Stall()
 	ctx, cancel := context.WithTimeout(context.Background(), plenty)
@@ -179,7 +188,7 @@ func nothingThere(b *bench) {
 }
 
 func hung(b *bench) {
-	b.rig.Server.Put(b.t, b.name, 4, 0)
+	b.put(4)
 	s := b.open()
 	b.wire.Stall()
 	b.wantErr(s, short, queue.ErrUnreachable)
@@ -192,7 +201,7 @@ func hung(b *bench) {
 }
 
 func halfOpen(b *bench) {
-	b.rig.Server.Put(b.t, b.name, 4, 0)
+	b.put(4)
 	s := b.open()
 	for _, bytes := range []int{1, 5, 20, 60} {
 		b.wire.HalfOpen(bytes)
@@ -277,7 +286,7 @@ func hostile(b *bench) {
 }
 
 func connectionLost(b *bench) {
-	b.rig.Server.Put(b.t, b.name, 6, 0)
+	b.put(6)
 	s := b.open()
 	for range 3 {
 		b.want(s, 6, nil)
@@ -320,16 +329,16 @@ func closed(b *bench) {
 }
 
 func tlsVerified(b *bench) {
-	certs := NewCerts(b.t)
-	var wire *Wire
-	if f := b.rig.Server.AddrTLS; f != nil {
-		wire = NewWire(b.t, f(b.t, certs))
-	} else {
+	wire := b.wire
+	certs := b.rig.Server.Certs
+	if certs == nil {
+		certs = NewCerts(b.t)
 		pair, err := tls.LoadX509KeyPair(certs.Cert, certs.Key)
 		if err != nil {
 			b.t.Fatal(err)
 		}
 		wire = newWire(b.t, b.rig.Server.Addr, &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12})
+		wire.rewrite = b.rig.Server.Rewrite
 	}
 	b.rig.Server.Put(b.t, b.name, 3, 0)
 	for _, c := range []struct {

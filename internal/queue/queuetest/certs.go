@@ -23,7 +23,7 @@ type Certs struct {
 }
 
 // NewCerts makes certificates that are good for the time of the test.
-func NewCerts(t testing.TB) Certs {
+func NewCerts(t testing.TB) *Certs {
 	t.Helper()
 	dir := t.TempDir()
 	write := func(name, kind string, der []byte) string {
@@ -64,7 +64,7 @@ func NewCerts(t testing.TB) Certs {
 	must(err)
 	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
 	must(err)
-	return Certs{
+	return &Certs{
 		CA: write("ca.pem", "CERTIFICATE", caDER), Other: write("other.pem", "CERTIFICATE", otherDER),
 		Cert: write("cert.pem", "CERTIFICATE", der), Key: write("key.pem", "PRIVATE KEY", keyDER),
 	}

@@ -46,9 +46,12 @@ type Server struct {
 	Put func(t *testing.T, queue string, items, begun int)
 	// SettingsTLS adds what makes Settings speak TLS.
 	SettingsTLS func(map[string]string) map[string]string
-	// AddrTLS is where the server speaks TLS with the certificate of a test,
-	// for protocols that do not begin with it. Otherwise the wire speaks it.
-	AddrTLS func(t *testing.T, c Certs) string
+	// Certs are those that the server itself speaks TLS with, at Addr, where
+	// the protocol does not begin with TLS. Otherwise the wire speaks it.
+	Certs *Certs
+	// Rewrite changes in place what the server answers, where its answers
+	// tell the source to go to the server's address and not the wire's.
+	Rewrite func(answer []byte, wire string)
 	// Restart stops the server and starts it anew, at the same address.
 	Restart func()
 }
@@ -128,7 +131,9 @@ func newBench(t *testing.T, rig Rig) *bench {
 		}
 		return '-'
 	}, strings.ToLower(name))
-	return &bench{t: t, rig: rig, wire: NewWire(t, rig.Server.Addr), name: "q-" + name}
+	b := &bench{t: t, rig: rig, wire: NewWire(t, rig.Server.Addr), name: "q-" + name}
+	b.wire.rewrite = rig.Server.Rewrite
+	return b
 }
 
 // password writes a credential to a file and refers to it.

@@ -22,6 +22,7 @@ type Wire struct {
 	stalled bool
 	limit   int // bytes of answers that pass on each connection; below 0 is all
 	hostile func(net.Conn)
+	rewrite func(answer []byte, wire string)
 	wg      sync.WaitGroup
 }
 
@@ -120,6 +121,9 @@ func (w *Wire) pass(to io.Writer, from io.Reader, answers bool) {
 		}
 		if answers && limit >= 0 {
 			part = part[:min(len(part), max(0, limit-passed))]
+		}
+		if answers && w.rewrite != nil {
+			w.rewrite(part, w.addr)
 		}
 		passed += len(part)
 		if len(part) > 0 {

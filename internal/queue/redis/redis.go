@@ -9,9 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"slices"
 	"strings"
-	"sync"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
@@ -78,12 +76,11 @@ type client struct {
 	tls    *tls.Config // nil is without
 	redis  *redis.Client
 
-	mu      sync.Mutex
-	secrets []string // that were used
+	secrets *queue.Secrets
 }
 
 func open(s Server) (*client, error) {
-	c := &client{server: s}
+	c := &client{server: s, secrets: new(queue.Secrets)}
 	if s.UseTLS {
 		var err error
 		if c.tls, err = s.TLS.Config(""); err != nil {
@@ -140,7 +137,7 @@ func (c *client) master(ctx context.Context) (string, error) {
 				return "", err
 			}
 			o.Password = password
-			c.use(password)
+			c.secrets.Use(password)
 		}
 		sentinel := redis.NewSentinelClient(o)
 		found, err := sentinel.GetMasterAddrByName(ctx, c.server.Sentinel).Result()
@@ -165,16 +162,8 @@ func (c *client) credentials(context.Context) (username, password string, err er
 	if err != nil {
 		return "", "", err
 	}
-	c.use(password)
+	c.secrets.Use(password)
 	return c.server.Username, password, nil
-}
-
-func (c *client) use(secret string) {
-	c.mu.Lock()
-	if !slices.Contains(c.secrets, secret) {
-		c.secrets = append(c.secrets, secret)
-	}
-	c.mu.Unlock()
 }
 
 func (c *client) close() error {
@@ -206,10 +195,7 @@ func (c *client) fail(ctx context.Context, what string, err error) error {
 	default:
 		class = queue.ErrRefused
 	}
-	c.mu.Lock()
-	secrets := c.secrets
-	c.mu.Unlock()
-	return queue.Fail(class, fmt.Sprintf("redis at %s: %s: %v", strings.Join(c.server.Addresses, ","), what, err), secrets...)
+	return c.secrets.Fail(class, fmt.Sprintf("redis at %s: %s: %v", strings.Join(c.server.Addresses, ","), what, err))
 }
 
 func hasPrefix(text string, prefixes ...string) bool {

@@ -4,9 +4,13 @@ package sources
 
 import (
 	"github.com/gpupool/gpupool/internal/queue"
+	"github.com/gpupool/gpupool/internal/queue/kafka"
 	"github.com/gpupool/gpupool/internal/queue/metricsapi"
+	"github.com/gpupool/gpupool/internal/queue/nats"
 	"github.com/gpupool/gpupool/internal/queue/nomad"
+	"github.com/gpupool/gpupool/internal/queue/postgresql"
 	"github.com/gpupool/gpupool/internal/queue/prometheus"
+	"github.com/gpupool/gpupool/internal/queue/rabbitmq"
 	"github.com/gpupool/gpupool/internal/queue/redis"
 	"github.com/gpupool/gpupool/internal/queue/sqs"
 	"github.com/gpupool/gpupool/internal/setting"
@@ -18,12 +22,20 @@ func Kinds() []queue.Kind {
 	return []queue.Kind{
 		kind("aws-sqs-queue", "the messages of an Amazon SQS queue",
 			sqs.Declare, sqs.New, sqs.KEDA(), "queue_length"),
+		kind("kafka", "the records of a Kafka topic that a consumer group has not committed",
+			kafka.Declare, kafka.New, kafka.KEDA(), "lag_threshold"),
 		kind("metrics-api", "a number that an HTTP endpoint answers in JSON",
 			metricsapi.Declare, metricsapi.New, metricsapi.KEDA(), "target_value"),
+		kind("nats-jetstream", "the messages that a NATS JetStream consumer has not acknowledged",
+			nats.Declare, nats.New, nats.KEDA(), "lag_threshold"),
 		kind("nomad-dispatch", "the dispatched instances of a parameterized Nomad job",
 			nomad.Declare, nomad.New, nil, "target"),
+		kind("postgresql", "the one row that a query gives PostgreSQL",
+			postgresql.Declare, postgresql.New, postgresql.KEDA(), "target_query_value"),
 		kind("prometheus", "the one sample that a PromQL query gives",
 			prometheus.Declare, prometheus.New, prometheus.KEDA(), "threshold"),
+		kind("rabbitmq", "the messages of a RabbitMQ queue",
+			rabbitmq.Declare, rabbitmq.New, rabbitmq.KEDA(), "value"),
 		kind("redis", "the elements of a Redis list, set, sorted set or hash",
 			redis.DeclareList, redis.NewList, redis.ListKEDA(), "list_length"),
 		kind("redis-streams", "the entries of a Redis stream that a consumer group has not done",
