@@ -38,7 +38,7 @@ func (r *reconciler) grow(most int, asks []Ask) {
 	case r.full != "":
 		r.note("%d more wanted, but %s", short, r.full)
 	default:
-		r.note("%d more wanted, but no host is left to power on%s", short, r.passedOver(r.hosts))
+		r.note("%d more wanted, but no host is left to power on%s", short, passedOver("; %s is passed over: %s", r.hosts))
 	}
 }
 
@@ -167,21 +167,21 @@ func (r *reconciler) powerOnFor(d demand, most int) {
 		if i+1 < len(cold) {
 			why += "; " + because(onRules, h, cold[i+1])
 		}
-		r.powerOn(h, why+r.passedOver(cold[from:i]))
+		r.powerOn(h, why+passedOver("; %s is passed over: %s", cold[from:i]))
 		d.came(h)
 		from = i + 1
 	}
 }
 
-// passedOver says why the first of some hosts was passed over, and how many
-// others; nothing if none was.
-func (r *reconciler) passedOver(hosts []*host) string {
+// passedOver says, in the given form, why the first of some hosts was passed
+// over, and how many others were; nothing if none was.
+func passedOver(form string, hosts []*host) string {
 	said, others := "", 0
 	for _, h := range hosts {
 		switch {
 		case h.passed == "":
 		case said == "":
-			said = fmt.Sprintf("; %s is passed over: %s", h.Status.ID, h.passed)
+			said = fmt.Sprintf(form, h.Status.ID, h.passed)
 		default:
 			others++
 		}
@@ -234,7 +234,7 @@ func (r *reconciler) powerOn(h *host, why string) {
 	r.on[h.Domain]++
 	r.watts[h.Domain] += h.kind.peak()
 	ledger := h.Ledger.after(TurnOn, r.now)
-	ledger.FailedBoots = h.failures()
+	ledger.FailedBoots = h.failed
 	ledger.Refusals = 0
 	if dry, ok := r.dry[h.Host.Class]; ok {
 		ledger.Refusals = dry.n

@@ -32,15 +32,15 @@ type rule struct {
 
 // onRules say which cold host to power on.
 var onRules = []rule{
-	{"health", func(a, b *host) int { return cmp.Compare(a.failures(), b.failures()) },
-		func(h *host) string { return plural(h.failures(), "failed boot") }},
+	{"health", func(a, b *host) int { return cmp.Compare(a.failed, b.failed) },
+		func(h *host) string { return plural(h.failed, "failed boot") }},
 	{"cost", func(a, b *host) int { return cmp.Compare(a.kind.Cost, b.kind.Cost) }, showCost},
 	{"certainty", func(a, b *host) int { return compareBool(a.kind.Spot, b.kind.Spot) }, showSpot},
 	{"spread", crowding, showLevel},
-	{"efficiency", func(a, b *host) int { return cmp.Compare(a.wattsPerGPU(), b.wattsPerGPU()) }, showEfficiency},
+	{"efficiency", func(a, b *host) int { return cmp.Compare(a.efficiency, b.efficiency) }, showEfficiency},
 	{"wear", func(a, b *host) int { return cmp.Compare(a.cycles, b.cycles) },
 		func(h *host) string { return plural(h.cycles, "power-on") + " today" }},
-	{"ID", func(a, b *host) int { return cmp.Compare(a.Status.ID, b.Status.ID) }, nil},
+	{"ID", func(a, b *host) int { return cmp.Compare(a.index, b.index) }, nil},
 }
 
 // offRules say which host in service is to leave.
@@ -61,8 +61,8 @@ var offRules = []rule{
 	{"cost", func(a, b *host) int { return cmp.Compare(b.kind.Cost, a.kind.Cost) }, showCost},
 	{"certainty", func(a, b *host) int { return compareBool(b.kind.Spot, a.kind.Spot) }, showSpot},
 	{"spread", func(a, b *host) int { return crowding(b, a) }, showLevel},
-	{"efficiency", func(a, b *host) int { return cmp.Compare(b.wattsPerGPU(), a.wattsPerGPU()) }, showEfficiency},
-	{"ID", func(a, b *host) int { return cmp.Compare(b.Status.ID, a.Status.ID) }, nil},
+	{"efficiency", func(a, b *host) int { return cmp.Compare(b.efficiency, a.efficiency) }, showEfficiency},
+	{"ID", func(a, b *host) int { return cmp.Compare(b.index, a.index) }, nil},
 }
 
 // crowding compares domains. Of two hosts of one domain, it is the other rules
@@ -87,7 +87,7 @@ func showLevel(h *host) string {
 	return fmt.Sprintf("%d on in %s", h.level, or(h.Domain, "no known domain"))
 }
 
-func showEfficiency(h *host) string { return fmt.Sprintf("%.0f W per GPU", h.wattsPerGPU()) }
+func showEfficiency(h *host) string { return fmt.Sprintf("%.0f W per GPU", h.efficiency) }
 
 // sorted puts hosts in the order in which they are to be taken. on is how many
 // hosts of each domain are on; step is what taking one adds to that.
@@ -132,11 +132,6 @@ func because(rules []rule, h, next *host) string {
 		}
 	}
 	return ""
-}
-
-// wattsPerGPU is what a host in service draws for each GPU; 0 if not known.
-func (h *host) wattsPerGPU() float64 {
-	return h.kind.RunWatts / float64(max(h.Host.GPUs, 1))
 }
 
 // spare is how many GPUs no allocation holds.

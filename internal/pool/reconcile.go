@@ -88,20 +88,25 @@ type reconciler struct {
 
 // host is a view with its phase.
 type host struct {
-	View
+	*View
 	Status
 	kind   Class
-	cycles int  // power-ons today
 	free   bool // last intent has been looked at since: something may be done
 	busy   bool // this decision already does something to it
 	comes  bool // it is in service, or on its way there in time
 	called bool // it is called back, now or as soon as it can be
 
-	// For the order in which hosts are taken.
-	level   int     // hosts that are on in its domain when its turn comes
-	lost    float64 // GPU-hours that its work would lose
-	awaited bool    // it fits work that waits
-	passed  string  // why it was passed over
+	// For the order in which hosts are taken: see order.go. They are worked out
+	// once, since hosts are many and compared often.
+	index      int     // in the order of IDs
+	failed     int     // boots in a row
+	cycles     int     // power-ons today
+	efficiency float64 // watts per GPU in service; 0 if not known
+	level      int     // hosts that are on in its domain when its turn comes
+	lost       float64 // GPU-hours that its work would lose
+	awaited    bool    // it fits work that waits
+
+	passed string // why it was passed over
 }
 
 func newReconciler(now time.Time, s Snapshot, l Limits) *reconciler {
@@ -111,10 +116,15 @@ func newReconciler(now time.Time, s Snapshot, l Limits) *reconciler {
 		hosts: make([]*host, len(s.Hosts)),
 	}
 	all := make([]host, len(s.Hosts))
-	for i, v := range s.Hosts {
-		st := statusOf(v, now, l)
-		all[i] = host{View: v, Status: st, kind: l.Classes[v.Class], cycles: v.cyclesToday(now), free: v.lookedAgain(l)}
+	for i := range s.Hosts {
+		v := &s.Hosts[i]
+		st := statusOf(*v, now, l)
 		h := &all[i]
+		*h = host{
+			View: v, Status: st, kind: l.Classes[v.Class], free: v.lookedAgain(l),
+			failed: v.failures(), cycles: v.cyclesToday(now),
+		}
+		h.efficiency = h.kind.RunWatts / float64(max(v.Host.GPUs, 1))
 		r.hosts[i] = h
 		r.enter(h, st.Phase, !st.Overdue)
 		if !v.dark(st.Phase, now, l) {
@@ -130,6 +140,7 @@ func newReconciler(now time.Time, s Snapshot, l Limits) *reconciler {
 	slices.SortFunc(r.hosts, func(a, b *host) int { return cmp.Compare(a.Status.ID, b.Status.ID) })
 	r.d.Hosts = make([]Status, len(r.hosts))
 	for i, h := range r.hosts {
+		h.index = i
 		r.d.Hosts[i] = h.Status
 	}
 	r.d.Ready = r.ready
@@ -261,7 +272,7 @@ func (r *reconciler) giveUp(h *host) {
 	}
 	ledger := h.Ledger
 	ledger.FailedBoots++
-	why := fmt.Sprintf("it did not boot within %s, %d times now", r.l.bootTimeout(h.View), ledger.FailedBoots)
+	why := fmt.Sprintf("it did not boot within %s, %d times now", r.l.bootTimeout(*h.View), ledger.FailedBoots)
 	switch {
 	case h.Self:
 	case h.Node.Eligible:

@@ -11,50 +11,45 @@ func (r *reconciler) shrink() {
 	if surplus <= 0 || r.draining >= r.l.MaxDraining {
 		return
 	}
-	var serving []*host
+	var serving, able []*host
 	standing := make(map[string]int) // hosts in service without work, by class
 	for _, h := range r.hosts {
-		if h.Phase != Ready || h.busy {
+		if h.Phase != Ready || h.busy || !h.free {
 			continue
 		}
 		if !h.loaded() {
 			standing[h.Host.Class]++
 		}
-		if h.free {
+		serving = append(serving, h)
+		if h.passed = r.mustStay(h); h.passed == "" {
 			h.lost = gpuHoursLost(h.Node.Work, r.now)
-			serving = append(serving, h)
+			able = append(able, h)
 		}
 	}
 	room := newRoom(r.hosts)
-	stays := ""
-	for i, h := range sorted(serving, offRules, r.on, -1) {
+	for i, h := range sorted(able, offRules, r.on, -1) {
 		if surplus == 0 || r.draining >= r.l.MaxDraining {
 			return
 		}
-		why := r.mustStay(h)
 		switch {
-		case why != "":
 		case !h.loaded() && standing[h.Host.Class] <= h.kind.Standby:
-			why = fmt.Sprintf("%d of class %s stand by", h.kind.Standby, h.Host.Class)
-		case !room.move(h):
-			why = "its work fits on no other host in service"
-		}
-		if why != "" {
-			stays = or(stays, fmt.Sprintf("%s stays: %s", h.Status.ID, why))
+			h.passed = fmt.Sprintf("%d of class %s stand by", h.kind.Standby, h.Host.Class)
 			continue
-		}
-		if !h.loaded() {
+		case !room.move(h):
+			h.passed = "its work fits on no other host in service"
+			continue
+		case !h.loaded():
 			standing[h.Host.Class]--
 		}
-		why = fmt.Sprintf("%d wanted, %d in service, and %s", r.d.Want, r.d.Ready, load(h))
-		if i+1 < len(serving) {
-			why += "; " + because(offRules, h, serving[i+1])
+		why := fmt.Sprintf("%d wanted, %d in service, and %s", r.d.Want, r.d.Ready, load(h))
+		if i+1 < len(able) {
+			why += "; " + because(offRules, h, able[i+1])
 		}
 		r.act(h, Cordon, why)
 		surplus--
 	}
-	if surplus > 0 && stays != "" {
-		r.note("%d more in service than wanted, but %s", surplus, stays)
+	if surplus > 0 {
+		r.note("%d more in service than wanted%s", surplus, passedOver(", but %s stays: %s", serving))
 	}
 }
 

@@ -22,7 +22,8 @@ func (v View) refused() bool {
 // capacity. One that was powered on since ends it for its class.
 func droughts(hosts []View) map[string]drought {
 	var dry map[string]drought
-	for _, v := range hosts {
+	for i := range hosts {
+		v := &hosts[i]
 		if !v.refused() {
 			continue
 		}
@@ -35,7 +36,8 @@ func droughts(hosts []View) map[string]drought {
 	if dry == nil {
 		return nil
 	}
-	for _, v := range hosts {
+	for i := range hosts {
+		v := &hosts[i]
 		if d, ok := dry[v.Class]; ok && v.OnAt.After(d.since) {
 			delete(dry, v.Class)
 		}
