@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/gpupool/gpupool/internal/demand"
+	"github.com/gpupool/gpupool/internal/jsonl"
 )
 
 // ErrLog marks what is no decision log, or a broken one. The text names the
@@ -65,7 +66,7 @@ func ReadFile(path string, each func(Read) error) (*Contents, error) {
 	// The newest first: a rotation meanwhile shows a file twice rather than
 	// never, and the second opening finds the same one.
 	for i := range maxOlder {
-		f, err := os.Open(numbered(path, i))
+		f, err := os.Open(jsonl.Numbered(path, i))
 		if errors.Is(err, fs.ErrNotExist) && i > 0 {
 			break
 		}
