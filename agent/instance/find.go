@@ -38,10 +38,9 @@ type candidate struct {
 func find(allocs []*api.Allocation) []candidate {
 	var list []candidate
 	taken := map[string]bool{}
-	for _, a := range slices.SortedFunc(slices.Values(allocs), func(a, b *api.Allocation) int { return cmp.Compare(a.ID, b.ID) }) {
-		if a == nil || a.Job == nil || over(a) {
-			continue
-		}
+	allocs = slices.DeleteFunc(slices.Clone(allocs), func(a *api.Allocation) bool { return a == nil || a.Job == nil || over(a) })
+	slices.SortFunc(allocs, func(a, b *api.Allocation) int { return cmp.Compare(a.ID, b.ID) })
+	for _, a := range allocs {
 		for _, c := range tasks(a) {
 			if c.address != "" && taken[c.address] {
 				continue // two tasks of a group, and one port
@@ -227,7 +226,10 @@ func noPort(named string, ports []port) string {
 	if named != "" {
 		return fmt.Sprintf("the group has no port %.60q, but %s", named, orElse(strings.Join(labels, ", "), "none"))
 	}
-	return fmt.Sprintf("which of the group's ports is for requests is not known; say so in the metadata, %sport = one of %s", metaPrefix, orElse(strings.Join(labels, ", "), "those that it has none of"))
+	if labels == nil {
+		return "the group has no port of this host; give it a network with one"
+	}
+	return fmt.Sprintf("which of the group's ports is for requests is not known; say so in the metadata, %sport = one of %s", metaPrefix, strings.Join(labels, ", "))
 }
 
 // command is what a task runs, as far as it can be read: image, command and

@@ -598,7 +598,7 @@ func (w *Watcher) entry(i *watched) register.Entry {
 		}
 	}
 	if v.WarmUp != nil && i.machine.TookFrom == fleet.Cold {
-		e.Meta["warm_up_s"] = strconv.FormatFloat(*v.WarmUp, 'f', 1, 64)
+		e.Meta["warm_up_s"] = strconv.FormatFloat(*v.WarmUp, 'f', 3, 64)
 	}
 	return e
 }

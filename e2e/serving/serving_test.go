@@ -77,10 +77,10 @@ func TestServing(t *testing.T) {
 	p.until("three instances pass", func() bool { return len(clients.passing()) == 3 })
 	p.until("all of them are sent requests", func() bool { return len(clients.servers()) == 3 })
 
-	scaled := time.Now()
 	p.ok(p.Scale(p.ctx, 1))
+	scaled := time.Now()
 	p.until("one instance passes", func() bool { return len(clients.passing()) == 1 })
-	t.Logf("two instances were out of Consul's answers %s after the scale-down was asked for", time.Since(scaled).Round(10*time.Millisecond))
+	t.Logf("two instances were out of Consul's answers %s after Nomad took the scale-down", time.Since(scaled).Round(10*time.Millisecond))
 	p.ok(p.UntilRunning(p.ctx, "serve", 1))
 	answered := clients.answered()
 	p.until("the one that is left answers", func() bool { return clients.answered() > answered+20 })
