@@ -9,7 +9,6 @@ import (
 
 	"github.com/bougou/go-ipmi/pkg/types"
 
-	"github.com/gpupool/gpupool/internal/pool"
 	"github.com/gpupool/gpupool/internal/power"
 )
 
@@ -169,7 +168,12 @@ func isTimeout(err error) bool {
 // IPMI 2.0 section 31.10). Logs of a power failure are worth little without.
 func (d *Driver) auditClock(ctx context.Context) []power.Finding {
 	var theirs, ours time.Time
-	err := d.call(ctx, "read clock", func(ctx context.Context, s *session, _ pool.Power) error {
+	err := d.pass(ctx, "read clock", func(ctx context.Context) error {
+		s, _, err := d.open(ctx)
+		if err != nil {
+			return err
+		}
+		defer s.close(ctx)
 		return guarded(func() error {
 			got, err := s.client.GetSELTime(ctx)
 			if err != nil {
