@@ -117,15 +117,20 @@ type Machine struct {
 	slept     bool
 }
 
-// Adopted is the machine of an instance that an earlier run of the agent left
-// ready, with the process that was started then. It stays so unless it is seen
-// otherwise, so that a restart of the agent is not seen by anybody.
-func Adopted(started, now time.Time) Machine {
-	return Machine{
-		State: fleet.Warm, Since: now, Why: "was ready when the agent started",
-		started: started, stateOf: started, seen: now, wasReady: true, answered: true,
-		lastGood: now, good: DefaultRules().GoodLooks,
+// Adopted is the machine of an instance that an earlier run of the agent knew,
+// with the process that was started then. If it was left ready it stays so unless
+// it is seen otherwise, so that a restart of the agent is not seen by anybody. took
+// is how long its warm-up took, 0 if that is not known.
+func Adopted(started, now time.Time, ready bool, took time.Duration) Machine {
+	m := Machine{started: started, stateOf: started, seen: now, wasReady: ready || took > 0, answered: ready || took > 0}
+	if took > 0 {
+		m.Took, m.TookFrom = took, fleet.Cold
 	}
+	if ready {
+		m.State, m.Since, m.Why = fleet.Warm, now, "was ready when the agent started"
+		m.lastGood, m.good = now, DefaultRules().GoodLooks
+	}
+	return m
 }
 
 // Step is one step: what an instance is after what was seen of it. It depends

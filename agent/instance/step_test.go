@@ -71,9 +71,9 @@ func (sc *scenario) line(out *strings.Builder, line string) error {
 		sc.sight.Started = sc.now
 		return nil
 	case words == "the agent is restarted and finds it passing":
-		sc.machine = Adopted(sc.sight.Started, sc.now)
+		sc.machine = Adopted(sc.sight.Started, sc.now, true, 0)
 	case words == "the agent finds the process before passing":
-		sc.machine = Adopted(sc.sight.Started.Add(-time.Hour), sc.now)
+		sc.machine = Adopted(sc.sight.Started.Add(-time.Hour), sc.now, true, 0)
 	case words == "a warm-up request is configured":
 		sc.sight.NeedsWarmUp = true
 	case words == "the warm-up request is answered":

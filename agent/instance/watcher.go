@@ -231,18 +231,16 @@ func (w *Watcher) adopt(i *watched, left register.Entry, now time.Time) {
 		}
 	}
 	i.asleep = slices.Contains(left.Tags, string(fleet.Asleep))
-	if left.Status != consul.HealthPassing {
-		return
-	}
-	i.machine = Adopted(i.started, now)
 	i.gpu = clean(left.Meta["gpu_name"])
 	if model := left.Meta["model"]; model != "" {
 		i.models = []string{clean(model)}
 	}
-	if took, err := strconv.ParseFloat(left.Meta["warm_up_s"], 64); err == nil && took > 0 && took < 1e6 {
-		i.machine.Took, i.machine.TookFrom = time.Duration(took*float64(time.Second)), fleet.Cold
-		w.learned.add(warmUpKey{first(i.models), clean(left.Meta["gpu_name"]), fleet.Cold}, i.machine.Took)
+	took := time.Duration(0)
+	if s, err := strconv.ParseFloat(left.Meta["warm_up_s"], 64); err == nil && s > 0 && s < 1e6 {
+		took = time.Duration(s * float64(time.Second)).Round(time.Millisecond)
+		w.learned.add(warmUpKey{first(i.models), i.gpu, fleet.Cold}, took)
 	}
+	i.machine = Adopted(i.started, now, left.Status == consul.HealthPassing, took)
 }
 
 // forget forgets what is about a process that is not there any more.
