@@ -6,11 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/gpupool/gpupool/internal/mtls"
 )
 
 const maxSnapshotBytes = 4 << 20
@@ -19,10 +22,44 @@ const maxSnapshotBytes = 4 << 20
 type Config struct {
 	Concurrency int           // agents asked at a time; 64 if zero
 	Timeout     time.Duration // for the whole gathering; 2 s if zero
-	// Token is sent to the agents as bearer token, if not empty.
+	// Token is sent to the agents as bearer token, if not empty. Without TLS
+	// whoever is on the network can read it.
 	Token string
-	// Transport reaches the agents; nil is a shared one without a proxy.
+	// TLS reaches the agents over TLS; nil is plain HTTP.
+	TLS *TLS
+	// Transport reaches the agents; nil is a shared one without a proxy, or
+	// that of TLS.
 	Transport http.RoundTripper
+}
+
+// TLS is how to reach agents that serve TLS. It keeps connections, so make one
+// and use it for all gatherings.
+type TLS struct{ transport http.RoundTripper }
+
+// NewTLS reaches agents whose certificates are for the name [Service], whatever
+// their addresses, and are issued by the CA in files, or by one that the system
+// trusts if it names none. The certificate in files, if any, is shown to them.
+// All files may be replaced at any time.
+func NewTLS(files mtls.Files, log *slog.Logger) (*TLS, error) {
+	client, err := mtls.NewClient(files, Service, log)
+	if err != nil {
+		return nil, fmt.Errorf("TLS to the agents: %w", err)
+	}
+	t := transport.Clone()
+	t.DialTLSContext = client.DialContext
+	return &TLS{t}, nil
+}
+
+// reach is the scheme and the transport that reach the agents.
+func (c Config) reach() (scheme string, by http.RoundTripper) {
+	scheme, by = "http", transport
+	if c.TLS != nil {
+		scheme, by = "https", c.TLS.transport
+	}
+	if c.Transport != nil {
+		by = c.Transport
+	}
+	return scheme, by
 }
 
 // Reading is what one agent answered.
@@ -35,7 +72,7 @@ type Reading struct {
 }
 
 // transport keeps a connection to each agent between gatherings.
-var transport http.RoundTripper = &http.Transport{
+var transport = &http.Transport{
 	MaxIdleConnsPerHost:    1,
 	IdleConnTimeout:        90 * time.Second,
 	MaxResponseHeaderBytes: 16 << 10,
@@ -51,11 +88,9 @@ func Gather(ctx context.Context, cfg Config, agents map[string]string) map[strin
 	if cfg.Timeout <= 0 {
 		cfg.Timeout = 2 * time.Second
 	}
-	if cfg.Transport == nil {
-		cfg.Transport = transport
-	}
+	scheme, by := cfg.reach()
 	client := &http.Client{
-		Transport: cfg.Transport,
+		Transport: by,
 		CheckRedirect: func(*http.Request, []*http.Request) error {
 			return http.ErrUseLastResponse
 		},
@@ -73,7 +108,8 @@ func Gather(ctx context.Context, cfg Config, agents map[string]string) map[strin
 	for node, addr := range agents {
 		g.Go(func() error {
 			at := time.Now()
-			snapshot, err := fetch(ctx, client, cfg.Token, node, addr)
+			address := &url.URL{Scheme: scheme, Host: addr, Path: SnapshotPath}
+			snapshot, err := fetch(ctx, client, cfg.Token, node, address)
 			if err != nil {
 				err = fmt.Errorf("agent of node %s at %s: %w", node, addr, err)
 			}
@@ -92,8 +128,8 @@ func Gather(ctx context.Context, cfg Config, agents map[string]string) map[strin
 }
 
 // fetch gets the snapshot of one node.
-func fetch(ctx context.Context, client *http.Client, token, node, addr string) (Snapshot, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, (&url.URL{Scheme: "http", Host: addr, Path: SnapshotPath}).String(), nil)
+func fetch(ctx context.Context, client *http.Client, token, node string, address *url.URL) (Snapshot, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address.String(), nil)
 	if err != nil {
 		return Snapshot{}, err
 	}
