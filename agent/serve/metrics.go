@@ -3,7 +3,8 @@ package serve
 import (
 	"fmt"
 	"runtime"
-	"strconv"
+	"slices"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -32,28 +33,6 @@ var (
 		"Always 1. The version of the kernel driver."}
 	driverEpoch = Metric{"gpupool_driver_epoch", prometheus.GaugeValue, nil,
 		"Initialisations of the driver since the agent started."}
-	gpuInfo = Metric{"gpupool_gpu_info", prometheus.GaugeValue, []string{"gpu", "index", "name", "pci"},
-		"Always 1. What the GPU is; gpu is its UUID, or index:N if it never told."}
-	gpuState = Metric{"gpupool_gpu_state", prometheus.GaugeValue, []string{"gpu", "state"},
-		"1 for the state that the GPU is in, 0 for the others."}
-	gpuAge = Metric{"gpupool_gpu_sample_age_seconds", prometheus.GaugeValue, []string{"gpu"},
-		"Time since the last good sample."}
-	gpuBusy = Metric{"gpupool_gpu_busy_ratio", prometheus.GaugeValue, []string{"gpu"},
-		"Share of the driver's last sampling window in which a kernel ran: a flag for in use, not a measure of load."}
-	gpuMemoryUsed = Metric{"gpupool_gpu_memory_used_bytes", prometheus.GaugeValue, []string{"gpu"},
-		"GPU memory in use."}
-	gpuMemoryReserved = Metric{"gpupool_gpu_memory_reserved_bytes", prometheus.GaugeValue, []string{"gpu"},
-		"GPU memory that the driver keeps for itself."}
-	gpuMemoryTotal = Metric{"gpupool_gpu_memory_total_bytes", prometheus.GaugeValue, []string{"gpu"},
-		"GPU memory in all."}
-	gpuPower = Metric{"gpupool_gpu_power_watts", prometheus.GaugeValue, []string{"gpu"},
-		"Power that the GPU draws."}
-	gpuTemperature = Metric{"gpupool_gpu_temperature_celsius", prometheus.GaugeValue, []string{"gpu"},
-		"Temperature of the GPU's die."}
-	gpuProcesses = Metric{"gpupool_gpu_processes", prometheus.GaugeValue, []string{"gpu", "owner"},
-		"Compute processes on the GPU; owner is allocation or outside."}
-	allocMemory = Metric{"gpupool_allocation_gpu_memory_bytes", prometheus.GaugeValue, []string{"gpu", "alloc_id", "task"},
-		"GPU memory of a Nomad allocation's task."}
 	outsideGPUs = Metric{"gpupool_outside_gpus", prometheus.GaugeValue, nil,
 		"GPUs with compute processes of no Nomad allocation. Absent if not known for every GPU."}
 	outsideProcesses = Metric{"gpupool_outside_processes", prometheus.GaugeValue, nil,
@@ -61,12 +40,14 @@ var (
 )
 
 // Metrics are all metrics of the agent, but those of the Go runtime (go_*) and
-// of the process (process_*).
-var Metrics = append([]Metric{
-	buildInfo, consulRegistered, consulErrors, driverUp, driverInfo, driverEpoch,
-	gpuInfo, gpuState, gpuAge, gpuBusy, gpuMemoryUsed, gpuMemoryReserved, gpuMemoryTotal, gpuPower, gpuTemperature,
-	gpuProcesses, allocMemory, outsideGPUs, outsideProcesses,
-}, instanceMetrics...)
+// of the process (process_*), and the [Aliases].
+var Metrics = func() []Metric {
+	all := []Metric{buildInfo, consulRegistered, consulErrors, driverUp, driverInfo, driverEpoch, outsideGPUs, outsideProcesses}
+	for _, m := range gpuMetrics {
+		all = append(all, m.Metric)
+	}
+	return append(all, instanceMetrics...)
+}()
 
 // collector makes the metrics from one snapshot a scrape.
 type collector struct {
@@ -76,7 +57,13 @@ type collector struct {
 
 func newCollector(cfg Config) *collector {
 	c := &collector{cfg, map[string]*prometheus.Desc{}}
-	for _, m := range Metrics {
+	all := slices.Clone(Metrics)
+	if cfg.Aliases {
+		for _, a := range Aliases {
+			all = append(all, a.Metric)
+		}
+	}
+	for _, m := range all {
 		c.descs[m.Name] = prometheus.NewDesc(m.Name, m.Help, m.Labels, nil)
 	}
 	return c
@@ -90,6 +77,9 @@ func (c *collector) Describe(to chan<- *prometheus.Desc) {
 
 func (c *collector) Collect(to chan<- prometheus.Metric) {
 	send := func(m Metric, value float64, labels ...string) {
+		for i, l := range labels { // which drivers and model servers choose, and which must not end the agent
+			labels[i] = strings.ToValidUTF8(l, "?")
+		}
 		to <- prometheus.MustNewConstMetric(c.descs[m.Name], m.Type, value, labels...)
 	}
 	s := c.cfg.Snapshot()
@@ -109,47 +99,20 @@ func (c *collector) Collect(to chan<- prometheus.Metric) {
 		send(outsideProcesses, float64(s.Outside.Processes))
 	}
 	for _, g := range s.GPUs {
-		collectGPU(g, send)
-	}
-	c.cfg.Instances.collect(s.Instances, send)
-}
-
-func collectGPU(g fleet.GPU, send func(m Metric, value float64, labels ...string)) {
-	id := g.UUID
-	if id == "" {
-		id = fmt.Sprintf("index:%d", g.Index)
-	}
-	send(gpuInfo, 1, id, strconv.Itoa(g.Index), g.Name, g.PCI)
-	for _, state := range fleet.States {
-		send(gpuState, number(g.State == state), id, string(state))
-	}
-	if g.Age != nil {
-		send(gpuAge, *g.Age, id)
-	}
-	for _, v := range []struct {
-		metric Metric
-		value  fleet.Value
-	}{
-		{gpuBusy, g.Busy},
-		{gpuMemoryUsed, g.MemoryUsed},
-		{gpuMemoryReserved, g.MemoryReserved},
-		{gpuMemoryTotal, g.MemoryTotal},
-		{gpuPower, g.Power},
-		{gpuTemperature, g.Temperature},
-	} {
-		if value, ok := v.value.Fresh(); ok {
-			send(v.metric, value, id)
+		view := gpuView{GPU: g, id: g.UUID, at: s.At}
+		if view.id == "" {
+			view.id = fmt.Sprintf("index:%d", g.Index)
+		}
+		for _, m := range gpuMetrics {
+			m.collect(view, func(value float64, labels ...string) {
+				send(m.Metric, value, append([]string{view.id}, labels...)...)
+			})
+		}
+		if c.cfg.Aliases {
+			collectAliases(s, g, send)
 		}
 	}
-	p := g.Processes
-	if p.Quality != fleet.QualityOK {
-		return
-	}
-	send(gpuProcesses, float64(p.Total-p.Outside), id, "allocation")
-	send(gpuProcesses, float64(p.Outside), id, "outside")
-	for owner, bytes := range memoryByTask(p) {
-		send(allocMemory, bytes, id, owner.alloc, owner.task)
-	}
+	c.cfg.Instances.collect(s.Instances, send)
 }
 
 type taskID struct{ alloc, task string }

