@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/nomad/api"
 	"pgregory.net/rapid"
 
+	"github.com/gpupool/gpupool/internal/engine"
 	"github.com/gpupool/gpupool/internal/fleet"
 )
 
@@ -91,7 +92,7 @@ func TestFind(t *testing.T) {
 		{"a port for metrics that is named", func(a *api.Allocation, t *api.Task) { ports(a, "http", "m"); t.Meta["gpupool.metrics_port"] = "m" }, "vllm 10.0.0.7:1000 metrics 10.0.0.7:1001"},
 		{"an address that is none", func(a *api.Allocation, _ *api.Task) { a.AllocatedResources.Shared.Ports[0].HostIP = "evil.example" }, `vllm - problem: the group has no port of this host; give it a network with one`},
 		{"mistakes in the metadata", func(_ *api.Allocation, t *api.Task) {
-			t.Meta["gpupool.engine"], t.Meta["gpupool.slot"], t.Meta["gpupool.waiting"] = "vlm", "8", "rate(x)"
+			t.Meta["gpupool.engine"], t.Meta["gpupool.slot"], t.Meta["gpupool.metric_waiting"] = "vlm", "8", "rate(x)"
 		}, `vllm 10.0.0.7:23456 problem: 3 mistakes:   job "chat", task "serve": engine: "vlm" is none of auto, off, dynamo, sglang,`},
 		{"pending", func(a *api.Allocation, _ *api.Task) {
 			a.ClientStatus = api.AllocClientStatusPending
@@ -215,5 +216,30 @@ func TestLearned(t *testing.T) {
 	}
 	if len(l) != fleet.MaxWarmUps {
 		t.Errorf("%d kinds are remembered", len(l))
+	}
+}
+
+// TestMetaTakesThePlaceOfTheProfile: what a job says of its metrics and paths is
+// what its server is asked for.
+func TestMetaTakesThePlaceOfTheProfile(t *testing.T) {
+	c := find([]*api.Allocation{alloc(func(a *api.Allocation, t *api.Task) {
+		for key, value := range map[string]string{
+			"engine": "json", "metrics_path": "/stats", "health_path": "/up", "slots": "8", "service": "talk",
+			"metric_waiting": "len(/queue)", "metric_running": "/busy", "warming_limit": "2m",
+		} {
+			t.Meta["gpupool."+key] = value
+		}
+	})})[0]
+	p, s := c.profile, c.settings
+	if c.problem != "" || p.JSON != "/stats" || p.Health != "/up" || s.slots != 8 || s.service != "talk" || s.warmingLimit != 2*time.Minute ||
+		p.From["waiting"][0].String() != "len(/queue)" || p.From["running"][0].Name != "/busy" {
+		t.Errorf("settings are %+v, profile %+v, problem %q", s, p, c.problem)
+	}
+	if original, _ := engine.Find("json"); original.From != nil || original.JSON != "/status" {
+		t.Error("a job changed the table")
+	}
+	c = find([]*api.Allocation{alloc(func(_ *api.Allocation, t *api.Task) { t.Meta["gpupool.metric_kv_used"] = "max(cache) * 0.01" })})[0]
+	if original, _ := engine.Find("vllm"); c.profile.From["kv_used"][0].Scale != 0.01 || len(original.From["kv_used"]) < 2 || c.profile.From["waiting"][0].Name != "vllm:num_requests_waiting" {
+		t.Errorf("profile is %+v", c.profile.From)
 	}
 }

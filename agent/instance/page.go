@@ -44,6 +44,8 @@ func page() string {
 	r := setting.NewReader(setting.Place{}, nil)
 	declare(r)
 	b.WriteString(setting.Markdown(r.Fields()))
+	b.WriteString("\nThe `metric_` settings take the place of the profile's names: `queue_length`; `queue_length{state=\"waiting\"}`; several series are added up, or\n" +
+		"`max(cache_used)` or `min(awake)` of them taken; `cache_percent * 0.01`. In a JSON document a pointer: `/queue/length`, `/workers/*/busy`, or `len(/queue)`.\n")
 	b.WriteString("\n## Signals\n\n| signal | meaning |\n|---|---|\n")
 	for _, s := range fleet.Signals {
 		fmt.Fprintf(&b, "| `%s` | %s |\n", s.Signal, s.Doc)

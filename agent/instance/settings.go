@@ -60,15 +60,9 @@ func declare(r *setting.Reader) settings {
 		from:         map[engine.Measure]engine.Selector{},
 	}
 	for _, m := range engine.Measures {
-		text := r.String(string(m.Measure), "", "Metric that tells "+strings.TrimSuffix(lowerFirst(m.Doc), ".")+", if not the profile's: a "+form(m.Kind)+".", setting.Rule[string]{
-			Text: "a metric such as depth, depth{state=\"waiting\"}, max(depth) or percent * 0.01, or a JSON pointer such as /queue/depth or len(/queue)",
-			OK: func(text string) bool {
-				_, err := engine.ParseSelector(text)
-				return text == "" || err == nil
-			},
-		})
-		if selector, err := engine.ParseSelector(text); err == nil {
-			s.from[m.Measure] = selector
+		text := r.String("metric_"+string(m.Measure), "", "The "+form(m.Kind)+" that tells: "+lowerFirst(m.Doc), selector)
+		if from, err := engine.ParseSelector(text); err == nil {
+			s.from[m.Measure] = from
 		}
 	}
 	return s
@@ -83,6 +77,10 @@ func lowerFirst(s string) string { return strings.ToLower(s[:1]) + s[1:] }
 var (
 	path = setting.Rule[string]{Text: "a path that begins with /", OK: func(s string) bool {
 		return s == "" || strings.HasPrefix(s, "/") && !strings.HasPrefix(s, "//") && !strings.ContainsAny(s, " \t\r\n\\#")
+	}}
+	selector = setting.Rule[string]{Text: "a metric or a JSON pointer", OK: func(s string) bool {
+		_, err := engine.ParseSelector(s)
+		return s == "" || err == nil
 	}}
 	label = setting.Rule[string]{Text: "lower-case letters, digits and dashes", OK: func(s string) bool { return s == "" || s == nameOf(s) }}
 )
@@ -121,8 +119,8 @@ func (s settings) apply(p engine.Profile) engine.Profile {
 		if p.From == nil {
 			p.From = map[engine.Measure][]engine.Selector{}
 		}
-		for m, selector := range s.from {
-			p.From[m] = []engine.Selector{selector}
+		for m, from := range s.from {
+			p.From[m] = []engine.Selector{from}
 		}
 	}
 	return p

@@ -201,13 +201,13 @@ var Profiles = []Profile{
 	},
 	{
 		Name: "prometheus", Title: "Any server with Prometheus metrics",
-		Note:  "Nothing is known of it but what meta says: gpupool.waiting and its like name the metrics.",
+		Note:  "Nothing is known of it but what meta says: gpupool.metric_waiting and its like name the metrics.",
 		Ports: []string{"http", "api"}, MetricsPorts: []string{"metrics"},
 		Metrics: "/metrics", Health: "/health",
 	},
 	{
 		Name: "json", Title: "Any server with a JSON document",
-		Note:  "Nothing is known of it but what meta says: gpupool.waiting and its like are JSON pointers into the document at gpupool.metrics_path.",
+		Note:  "Nothing is known of it but what meta says: gpupool.metric_waiting and its like are JSON pointers into the document at gpupool.metrics_path.",
 		Ports: []string{"http", "api"}, MetricsPorts: []string{"metrics"},
 		JSON: "/status", Health: "/health",
 	},
