@@ -74,3 +74,12 @@ func (q *Queue) Read(ctx context.Context, now time.Time) (Depth, error) {
 
 // Close releases the connections of all sources.
 func (s *Set) Close() error { return s.close() }
+
+// Sources are the labels of the queue's sources, in the order of the file.
+func (q *Queue) Sources() []string {
+	var out []string
+	for _, m := range q.sources {
+		out = append(out, m.label)
+	}
+	return out
+}

@@ -97,7 +97,7 @@ func New(cfg Config) (*Source, error) {
 			return nil, err
 		}
 	}
-	return s, nil
+	return s, kgo.ValidateOpts(s.options()...)
 }
 
 // connect makes a client. It connects when it is asked something.
@@ -110,9 +110,19 @@ func (s *Source) connect() (*kgo.Client, error) {
 	if s.client != nil {
 		return s.client, nil
 	}
+	client, err := kgo.NewClient(s.options()...)
+	if err != nil {
+		return nil, err
+	}
+	s.client = client
+	return client, nil
+}
+
+func (s *Source) options() []kgo.Opt {
 	options := []kgo.Opt{
 		kgo.SeedBrokers(s.cfg.Brokers...), kgo.ClientID("gpupool"), kgo.DisableClientMetrics(),
-		kgo.BrokerMaxReadBytes(dial.MaxAnswer), kgo.RequestRetries(0), kgo.RetryTimeout(time.Second),
+		kgo.BrokerMaxReadBytes(dial.MaxAnswer), kgo.FetchMaxBytes(1 << 20), kgo.FetchMaxPartitionBytes(1 << 20),
+		kgo.RequestRetries(0), kgo.RetryTimeout(time.Second),
 		kgo.MetadataMinAge(100 * time.Millisecond), kgo.ConnIdleTimeout(2 * time.Minute), kgo.RequestTimeoutOverhead(time.Minute),
 		kgo.Dialer(func(ctx context.Context, network, address string) (net.Conn, error) {
 			return s.wire.DialTLS(ctx, network, address, s.tls)
@@ -121,9 +131,7 @@ func (s *Source) connect() (*kgo.Client, error) {
 	if m := s.mechanism(); m != nil {
 		options = append(options, kgo.SASL(m))
 	}
-	client, err := kgo.NewClient(options...)
-	s.client = client
-	return client, err
+	return options
 }
 
 // mechanism reads the password at each login, so that a rotated one is picked

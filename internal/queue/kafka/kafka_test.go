@@ -13,8 +13,10 @@ import (
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 	"github.com/twmb/franz-go/pkg/sasl/scram"
 
 	"github.com/gpupool/gpupool/internal/queue"
@@ -57,6 +59,19 @@ func (b *broker) run() {
 	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.Ports(b.port), kfake.EnableSASL(),
 		kfake.Superuser("SCRAM-SHA-256", "gpupool", password), kfake.Superuser("PLAIN", "gpupool", password))
 	must(b.t, err)
+	// The embedded broker hangs up on a wrong password. Apache's answers
+	// (KIP-152).
+	cluster.ControlKey(int16(kmsg.SASLAuthenticate), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.KeepControl()
+		login := req.(*kmsg.SASLAuthenticateRequest)
+		if !bytes.HasPrefix(login.SASLAuthBytes, []byte("\x00gpupool\x00")) || bytes.HasSuffix(login.SASLAuthBytes, []byte("\x00"+password)) {
+			return nil, nil, false // SCRAM, or right
+		}
+		resp := login.ResponseKind().(*kmsg.SASLAuthenticateResponse)
+		resp.ErrorCode = kerr.SaslAuthenticationFailed.Code
+		resp.ErrorMessage = kmsg.StringPtr("Authentication failed: Invalid username or password")
+		return resp, nil, true
+	})
 	b.mu.Lock()
 	b.cluster = cluster
 	b.mu.Unlock()
@@ -114,7 +129,7 @@ func TestContract(t *testing.T) {
 			Settings: func(addr, queue, password string) map[string]string {
 				return map[string]string{
 					"bootstrap_servers": addr, "consumer_group": "workers", "topic": queue,
-					"sasl": "scram_sha256", "username": "gpupool", "password": password,
+					"sasl": "plaintext", "username": "gpupool", "password": password,
 				}
 			},
 			SettingsTLS: func(m map[string]string) map[string]string {
