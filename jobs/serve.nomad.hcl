@@ -21,6 +21,11 @@ variable "engine" {
   default     = "auto"
 }
 
+variable "slots" {
+  description = "Requests that an instance works on at a time, as vLLM's --max-num-seqs. 0: the server tells, or nobody knows."
+  default     = 0
+}
+
 variable "prepare" {
   description = "What to run before the server starts, by /bin/sh -c, such as to fetch the weights. Empty: nothing."
   default     = ""
@@ -55,6 +60,7 @@ job "serve" {
 
     meta = {
       "gpupool.engine"       = var.engine
+      "gpupool.slots"        = var.slots
       "gpupool.warm_up_path" = var.warm_up == "" ? "" : "/v1/completions"
       "gpupool.warm_up_body" = var.warm_up
     }

@@ -428,14 +428,19 @@ func (w *Watcher) step(i *watched, look *engine.Look, warmUp *WarmUpOutcome, now
 }
 
 // unusable is why a GPU of an instance cannot be used, empty if all can or it is
-// not known.
+// not known. A degraded one is used on: what it has loaded is worth more than
+// what it lacks.
 func (w *Watcher) unusable(i *watched) string {
 	if len(i.place.GPUs) == 0 || w.cfg.GPUs == nil {
 		return ""
 	}
 	for _, g := range w.cfg.GPUs() {
-		if (g.State == fleet.StateLost || g.State == fleet.StateUnresponsive) && slices.Contains(i.place.GPUs, g.UUID) {
+		switch {
+		case !slices.Contains(i.place.GPUs, g.UUID):
+		case g.State == fleet.StateLost, g.State == fleet.StateUnresponsive:
 			return fmt.Sprintf("%s is %s", g.UUID, g.State)
+		case g.Health.Verdict == fleet.HealthFailed:
+			return clean(fmt.Sprintf("%s has failed: %s", g.UUID, strings.Join(g.Health.Why, ", ")))
 		}
 	}
 	return ""

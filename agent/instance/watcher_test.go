@@ -296,6 +296,17 @@ func TestAGPUIsLost(t *testing.T) {
 	if i := s.becomes(fleet.Unhealthy); !strings.Contains(i.Why, "GPU-2 is lost") {
 		t.Errorf("why is %q", i.Why)
 	}
+	health := func(v fleet.Verdict) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.gpus[1].State, s.gpus[1].Health = fleet.StateOK, fleet.Health{Verdict: v, Why: []string{"XID 48"}}
+	}
+	health(fleet.HealthDegraded)
+	s.becomes(fleet.Warm)
+	health(fleet.HealthFailed)
+	if i := s.becomes(fleet.Unhealthy); i.Why != "GPU-2 has failed: XID 48" {
+		t.Errorf("why is %q", i.Why)
+	}
 }
 
 func TestWarmUpRequest(t *testing.T) {
