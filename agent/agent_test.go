@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"net/http"
 	"os"
@@ -24,6 +25,8 @@ import (
 	"github.com/gpupool/gpupool/agent/register"
 	"github.com/gpupool/gpupool/internal/consul/consultest"
 	"github.com/gpupool/gpupool/internal/fleet"
+	"github.com/gpupool/gpupool/internal/mtls"
+	"github.com/gpupool/gpupool/internal/mtls/mtlstest"
 )
 
 // mainEnv makes the test binary the agent.
@@ -36,8 +39,22 @@ func TestMain(m *testing.M) {
 	if os.Getenv(mainEnv) != "" {
 		main()
 	}
-	os.Exit(m.Run())
+	status := m.Run()
+	if libraryDir != "" {
+		_ = os.RemoveAll(libraryDir) // or the system does
+	}
+	os.Exit(status)
 }
+
+// library is the fake library, built once for all tests.
+var library = sync.OnceValues(func() (path string, err error) {
+	if libraryDir, err = os.MkdirTemp("", "agent-test-"); err != nil {
+		return "", err
+	}
+	return nvmltest.BuildTo(libraryDir)
+})
+
+var libraryDir string
 
 // host is a host with the fake library, and the agent that runs on it as a
 // process of its own.
@@ -59,10 +76,14 @@ type host struct {
 func on(t testing.TB, s nvmltest.State) *host {
 	t.Helper()
 	dir := t.TempDir()
+	fake, err := library()
+	if err != nil {
+		t.Fatal(err)
+	}
 	h := &host{
 		TB:      t,
 		node:    "gpu-01",
-		library: nvmltest.Build(t),
+		library: fake,
 		state:   maps.Clone(s),
 		file:    filepath.Join(dir, "state"),
 		trace:   filepath.Join(dir, "trace"),
@@ -276,6 +297,101 @@ func TestAgentWithAnOlderDriver(t *testing.T) {
 	}
 }
 
+// TestAgentOverMutualTLS: a reader with a certificate gets the snapshot, and
+// nobody else gets anything; certificates are replaced without a restart.
+func TestAgentOverMutualTLS(t *testing.T) {
+	t.Parallel()
+	ca, other := mtlstest.NewCA(t, "ours"), mtlstest.NewCA(t, "another")
+	dir := t.TempDir()
+	certs := ca.Issue(t, dir, fleet.Service)
+	reader, stranger := ca.Issue(t, t.TempDir(), "reader"), other.Issue(t, t.TempDir(), "stranger")
+	stranger.CA = certs.CA
+	h := on(t, nvmltest.State{"count": "1"})
+	h.args = append(h.args, "-tls-cert", certs.Cert, "-tls-key", certs.Key, "-tls-client-ca", certs.CA)
+	h.start()
+	ask := func(files *mtls.Files) error {
+		cfg := fleet.Config{Timeout: 10 * time.Second}
+		if files != nil {
+			tls, err := fleet.NewTLS(*files, slog.New(slog.DiscardHandler))
+			if err != nil {
+				t.Fatal(err)
+			}
+			cfg.TLS = tls
+		}
+		return fleet.Gather(t.Context(), cfg, map[string]string{h.node: h.addr})[h.node].Err
+	}
+	if err := ask(&reader); err != nil {
+		t.Error(err)
+	}
+	for name, files := range map[string]*mtls.Files{"without TLS": nil, "without a certificate": {CA: certs.CA}, "with a certificate of another CA": &stranger} {
+		if ask(files) == nil {
+			t.Errorf("a reader %s got the snapshot", name)
+		}
+	}
+	ca.Issue(t, dir, "somebody else") // over the agent's own
+	h.eventually("the agent shows its new certificate", func() bool {
+		err := ask(&reader)
+		return err != nil && strings.Contains(err.Error(), "somebody else")
+	})
+	ca.Issue(t, dir, fleet.Service)
+	h.eventually("the agent shows its new certificate", func() bool { return ask(&reader) == nil })
+}
+
+// TestAgentAndXIDs goes the whole way of an error, from the driver's event to
+// the verdict and the metrics.
+func TestAgentAndXIDs(t *testing.T) {
+	t.Parallel()
+	h := on(t, nvmltest.State{"count": "2", "gpu0.energy_mj": "1000"})
+	h.args = append(h.args, "-dcgm-aliases")
+	h.start()
+	h.sees("two GPUs", func(s fleet.Snapshot) bool {
+		return in(fleet.StateOK, fleet.StateOK)(s) && s.GPUs[1].XIDs.Quality == fleet.QualityOK
+	})
+	h.set(nvmltest.State{"event": "1 1 8 79"})
+	s := h.sees("the XID", func(s fleet.Snapshot) bool { return len(s.GPUs[1].XIDs.List) == 1 })
+	if g := s.GPUs[1]; g.Health.Verdict != fleet.HealthFailed || g.Health.Action != fleet.ActionCycle || s.GPUs[0].Health.Verdict != fleet.HealthOK {
+		t.Errorf("health is %+v and %+v", s.GPUs[0].Health, g.Health)
+	}
+	text := h.metrics()
+	for _, want := range []string{
+		`gpupool_gpu_xid_errors_total{class="cycle",gpu="GPU-fa4e0001-0000-4000-8000-000000000000",xid="79"} 1`,
+		`gpupool_gpu_health{gpu="GPU-fa4e0001-0000-4000-8000-000000000000",verdict="failed"} 1`,
+		`modelName="NVIDIA H100 80GB HBM3",pci_bus_id="00000000:02:00.0"} 79`,
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %s in the metrics", want)
+		}
+	}
+}
+
+// TestAgentAndHangingEvents: waiting for events that hangs costs the events, and
+// nothing else but the driver's orderly end.
+func TestAgentAndHangingEvents(t *testing.T) {
+	t.Parallel()
+	h := on(t, nvmltest.State{"count": "1", "events_hang_ms": "3600000"})
+	h.start()
+	h.sees("its GPU", in(fleet.StateOK))
+	h.set(nvmltest.State{"gpu0.util": "44"})
+	h.sees("what it does", func(s fleet.Snapshot) bool { v, ok := s.GPUs[0].Busy.Fresh(); return ok && v == 0.44 })
+	if code := h.end(syscall.SIGTERM); code != 0 || !strings.Contains(h.log.String(), "hangs") {
+		t.Errorf("exit status %d after SIGTERM: %s", code, h.log)
+	}
+}
+
+func TestAgentAndADividedGPU(t *testing.T) {
+	t.Parallel()
+	h := on(t, nvmltest.State{"count": "1", "gpu0.mig": "1", "gpu0.mig.0": "MIG-00000000-0000-4000-8000-00000000000a 7 0 1g.10gb 9856 4000",
+		"gpu0.gi7.sm": "61"})
+	h.start()
+	s := h.sees("a MIG device that works", func(s fleet.Snapshot) bool {
+		return len(s.GPUs) == 1 && len(s.GPUs[0].MIG.Devices) == 1 && s.GPUs[0].MIG.Devices[0].Activity.Fresh()
+	})
+	d := s.GPUs[0].MIG.Devices[0]
+	if v, ok := d.MemoryUsed.Fresh(); !ok || v != 4000<<20 || *d.Activity.SM != 0.61 || d.Profile != "1g.10gb" {
+		t.Errorf("the MIG device is %+v", d)
+	}
+}
+
 func TestAgentAndALostGPU(t *testing.T) {
 	t.Parallel()
 	h := on(t, nvmltest.State{"count": "8"})
@@ -468,6 +584,7 @@ func TestAgentWithoutConsul(t *testing.T) {
 func TestAgentAfterADriverUpgrade(t *testing.T) {
 	t.Parallel()
 	h := on(t, nvmltest.State{"count": "1"})
+	h.library = nvmltest.Build(t)
 	h.start()
 	h.sees("its GPU", in(fleet.StateOK))
 	if err := os.Rename(nvmltest.Build(t), h.library); err != nil {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"flag"
 	"fmt"
@@ -15,6 +14,7 @@ import (
 	"time"
 
 	"github.com/gpupool/gpupool/agent/nvml"
+	"github.com/gpupool/gpupool/internal/mtls"
 )
 
 // config is how the agent runs. Every flag can be given as an environment
@@ -28,6 +28,8 @@ type config struct {
 	Period    time.Duration // between samples
 	NVML      string        // path or name of the library
 	TokenFile string        // file with the bearer token
+	TLS       mtls.Files    // to serve TLS with; none for plain HTTP
+	Aliases   bool          // whether metrics go by dcgm-exporter's names too
 	instances instancesConfig
 	LogLevel  slog.Level
 	Version   bool // print it and end
@@ -51,6 +53,10 @@ func flags(c *config) *flag.FlagSet {
 	f.DurationVar(&c.Period, "period", time.Second, "`time` between samples of a GPU, 100ms to 10s")
 	f.StringVar(&c.NVML, "nvml", nvml.DefaultPath, "`path` of NVIDIA's management library, or its name for the dynamic linker")
 	f.StringVar(&c.TokenFile, "token-file", "", "`file` with the bearer token that requests must have; the default is "+envPrefix+"TOKEN, or none")
+	f.StringVar(&c.TLS.Cert, "tls-cert", "", "`file` with the certificate to serve TLS with, in PEM form; the default is to serve plain HTTP")
+	f.StringVar(&c.TLS.Key, "tls-key", "", "`file` with the certificate's private key")
+	f.StringVar(&c.TLS.CA, "tls-client-ca", "", "`file` with the CA of the certificates that clients must have; the default is that they need none")
+	f.BoolVar(&c.Aliases, "dcgm-aliases", false, "serve the metrics under the names of NVIDIA's dcgm-exporter too")
 	c.instances.flags(f)
 	f.TextVar(&c.LogLevel, "log-level", slog.LevelInfo, "least `level` that is logged: debug, info, warn or error")
 	f.BoolVar(&c.Version, "version", false, "print the version and end")
@@ -139,10 +145,36 @@ func (c *config) validate() error {
 		}
 	}
 	errs = append(errs, c.instances.validate(c.token != ""))
-	if strings.ContainsFunc(c.token, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		bad("the bearer token has blanks or characters other than ASCII")
+	if err := checkToken(c.token); err != nil && c.TokenFile == "" {
+		bad("%sTOKEN: %w", envPrefix, err)
 	}
+	errs = append(errs, c.checkTLS())
 	return errors.Join(errs...)
+}
+
+// checkTLS checks the files to serve TLS with.
+func (c *config) checkTLS() error {
+	if !c.TLS.Given() {
+		return nil
+	}
+	if c.TLS.Cert == "" || c.TLS.Key == "" {
+		return errors.New("-tls-cert and -tls-key go together, and -tls-client-ca with both")
+	}
+	if _, err := mtls.Server(c.TLS, slog.New(slog.DiscardHandler)); err != nil {
+		return fmt.Errorf("-tls-cert, -tls-key, -tls-client-ca: %w", err)
+	}
+	return nil
+}
+
+// bearer is what requests must bear, nil for nothing.
+func (c *config) bearer(log *slog.Logger) func() string {
+	switch {
+	case c.TokenFile != "":
+		return (&tokenFile{path: c.TokenFile, token: c.token, log: log}).current
+	case c.token != "":
+		return func() string { return c.token }
+	}
+	return nil
 }
 
 // hostPort splits an address with a numeric port.
@@ -156,23 +188,4 @@ func hostPort(address string) (host string, port int, err error) {
 		return "", 0, fmt.Errorf("port %q: want a number up to 65535", text)
 	}
 	return host, int(n), nil
-}
-
-// readToken reads a token from the one line of a file.
-func readToken(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer func() { _ = f.Close() }() // only read
-	const most = 4 << 10
-	text, err := io.ReadAll(io.LimitReader(f, most+1))
-	if err != nil {
-		return "", err
-	}
-	text = bytes.TrimSpace(text)
-	if len(text) == 0 || len(text) > most {
-		return "", fmt.Errorf("%s: want one token of up to %d bytes", path, most)
-	}
-	return string(text), nil
 }

@@ -4,12 +4,16 @@ import (
 	"errors"
 	"flag"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/gpupool/gpupool/internal/mtls/mtlstest"
 )
 
 func environment(vars map[string]string) func(string) string {
@@ -21,6 +25,7 @@ func TestParse(t *testing.T) {
 	if err := os.WriteFile(secret, []byte("s3cret\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	certs := mtlstest.NewCA(t, "ca").Issue(t, t.TempDir(), "gpupool-agent")
 	for _, tt := range []struct {
 		name string
 		args string
@@ -40,6 +45,9 @@ func TestParse(t *testing.T) {
 		{"advertise", "-node n1 -listen :9109 -advertise [fd00::1]:80", nil,
 			func(c config) bool { return c.host == "fd00::1" && c.port == 80 }},
 		{"token in a file", "-node n1 -token-file " + secret, nil, func(c config) bool { return c.token == "s3cret" }},
+		{"TLS", "-node n1 -tls-cert " + certs.Cert + " -tls-key " + certs.Key + " -tls-client-ca " + certs.CA, nil,
+			func(c config) bool { return c.TLS == certs }},
+		{"aliases", "-node n1", map[string]string{"GPUPOOL_AGENT_DCGM_ALIASES": "true"}, func(c config) bool { return c.Aliases }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c, err := parse(strings.Fields(tt.args), environment(tt.env), io.Discard)
@@ -69,6 +77,59 @@ func TestParseReportsAllMistakes(t *testing.T) {
 	if n := strings.Count(err.Error(), "\n") + 1; n != 9 {
 		t.Errorf("%d lines, want one for each of 9 mistakes:\n%v", n, err)
 	}
+}
+
+func TestParseTLS(t *testing.T) {
+	certs := mtlstest.NewCA(t, "ca").Issue(t, t.TempDir(), "gpupool-agent")
+	for args, want := range map[string]string{
+		"-tls-cert " + certs.Cert:                                  "-tls-key go together",
+		"-tls-client-ca " + certs.CA:                               "-tls-key go together",
+		"-tls-cert " + certs.Key + " -tls-key " + certs.Key:        certs.Key,
+		"-tls-cert " + certs.Cert + " -tls-key /nonexistent/k.pem": "/nonexistent/k.pem",
+	} {
+		_, err := parse(strings.Fields("-node n1 "+args), environment(nil), io.Discard)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want it to say %q", args, err, want)
+		}
+	}
+}
+
+// TestTokenFile: a token that is replaced is good within a second, and one that
+// cannot be read leaves the one before good, which is said once.
+func TestTokenFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "token")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("first\n")
+	synctest.Test(t, func(t *testing.T) {
+		var log strings.Builder
+		f := &tokenFile{path: path, token: "first", log: slog.New(slog.NewTextHandler(&log, nil))}
+		want := func(token string) {
+			t.Helper()
+			if got := f.current(); got != token {
+				t.Errorf("the token is %q, want %q", got, token)
+			}
+		}
+		want("first")
+		write("second\n")
+		time.Sleep(lookEvery)
+		want("second")
+		write("")
+		for range 5 {
+			time.Sleep(lookEvery)
+			want("second")
+		}
+		if n := strings.Count(log.String(), "cannot read the bearer token"); n != 1 {
+			t.Errorf("said %d times that the token cannot be read, want once", n)
+		}
+		write("third")
+		time.Sleep(lookEvery)
+		want("third")
+	})
 }
 
 func TestTokenIsNeverPrinted(t *testing.T) {

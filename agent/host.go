@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -17,6 +18,7 @@ import (
 	"github.com/gpupool/gpupool/agent/register"
 	"github.com/gpupool/gpupool/agent/serve"
 	"github.com/gpupool/gpupool/internal/fleet"
+	"github.com/gpupool/gpupool/internal/mtls"
 )
 
 // patience is how long an ending agent waits for the driver. A call that
@@ -26,9 +28,9 @@ const patience = 2 * time.Second
 // serveHost runs the agent until ctx ends, or until it must be started anew.
 // Sampling, HTTP and heart-beats each go on whatever the others do.
 func serveHost(ctx context.Context, cfg config, log *slog.Logger) error {
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", cfg.Listen)
+	listener, err := listen(ctx, cfg, log)
 	if err != nil {
-		return fmt.Errorf("listen: %w (another agent on this host? -listen chooses another address)", err)
+		return err
 	}
 	sampler := gpu.New(gpu.Config{
 		Driver: nvml.New(cfg.NVML),
@@ -48,7 +50,7 @@ func serveHost(ctx context.Context, cfg config, log *slog.Logger) error {
 		_ = listener.Close()
 		return err
 	}
-	answers := serve.Config{Snapshot: snapshot, Token: cfg.token}
+	answers := serve.Config{Snapshot: snapshot, Token: cfg.bearer(log), Aliases: cfg.Aliases}
 	if registration != nil {
 		answers.Consul = registration.State
 	}
@@ -87,6 +89,23 @@ func serveHost(ctx context.Context, cfg config, log *slog.Logger) error {
 		return err
 	}
 	return nil // by a signal
+}
+
+// listen listens where the agent serves, with TLS if it is to.
+func listen(ctx context.Context, cfg config, log *slog.Logger) (net.Listener, error) {
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", cfg.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("listen: %w (another agent on this host? -listen chooses another address)", err)
+	}
+	if !cfg.TLS.Given() {
+		return listener, nil
+	}
+	settings, err := mtls.Server(cfg.TLS, log)
+	if err != nil {
+		_ = listener.Close()
+		return nil, fmt.Errorf("TLS: %w", err)
+	}
+	return tls.NewListener(listener, settings), nil
 }
 
 // background runs f in a goroutine, and closes done when it returns.

@@ -25,7 +25,7 @@ type Instances struct {
 }
 
 // handle adds what changes things, where that is allowed.
-func (i Instances) handle(mux *http.ServeMux, token string) {
+func (i Instances) handle(mux *http.ServeMux, token func() string) {
 	if i.Admin != nil {
 		mux.Handle("POST /v1/instances/", authorized(token, i.Admin))
 	}

@@ -23,8 +23,9 @@ type Config struct {
 	// Consul is whether the last heart-beat reached Consul, and how many calls
 	// failed. Nil if the agent does not register.
 	Consul func() (registered bool, failures uint64)
-	// Token is what requests other than GET /healthz must bear; empty for none.
-	Token string
+	// Token is what requests other than GET /healthz must bear now; nil for
+	// nothing.
+	Token func() string
 	// Aliases adds the [Aliases] to the metrics.
 	Aliases bool
 	// Instances is what is known of the model servers besides the snapshot.
@@ -96,12 +97,12 @@ func answer(w http.ResponseWriter, v any) {
 }
 
 // authorized lets requests with the token through.
-func authorized(token string, next http.Handler) http.Handler {
-	if token == "" {
+func authorized(token func() string, next http.Handler) http.Handler {
+	if token == nil {
 		return next
 	}
-	want := []byte("Bearer " + token)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		want := []byte("Bearer " + token())
 		if subtle.ConstantTimeCompare([]byte(r.Header.Get("Authorization")), want) != 1 {
 			w.Header().Set("WWW-Authenticate", `Bearer realm="gpupool agent"`)
 			http.Error(w, "this agent wants its bearer token", http.StatusUnauthorized)

@@ -61,11 +61,14 @@ func busyHost() fleet.Snapshot {
 }
 
 func handler(s fleet.Snapshot, token string) http.Handler {
-	return serve.Handler(serve.Config{
+	cfg := serve.Config{
 		Snapshot: func() fleet.Snapshot { return s },
 		Consul:   func() (bool, uint64) { return true, 3 },
-		Token:    token,
-	})
+	}
+	if token != "" {
+		cfg.Token = func() string { return token }
+	}
+	return serve.Handler(cfg)
 }
 
 func get(h http.Handler, method, path string, header ...string) *httptest.ResponseRecorder {
