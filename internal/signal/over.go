@@ -76,5 +76,8 @@ func (w *sliding) value(r reduction) float64 {
 	case Avg:
 		return min(max(w.sum/float64(n), least), most) // rounding adds up
 	}
-	return max(w.sum, 0)
+	if least >= 0 {
+		return max(w.sum, 0)
+	}
+	return w.sum
 }

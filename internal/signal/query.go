@@ -540,10 +540,17 @@ func (t Term) selector() string {
 	return fmt.Sprintf("%s{%s}", t.Signal.Name, strings.Join(append(labels, more...), ","))
 }
 
-// Labels are those of the selector that is recorded; see [Query.Record].
-func (q Query) Labels() string {
-	text := q.Terms[0].selector()
-	return text[strings.IndexByte(text, '{')+1 : len(text)-1]
+// Label is a label with the one value that a query is about.
+type Label struct{ Name, Value string }
+
+// Labels are those that name what a query with a [Query.Record] is about.
+func (q Query) Labels() []Label {
+	t := q.Terms[0]
+	labels := []Label{{kinds[t.Signal.Kind].key, t.key}}
+	if t.space != "" {
+		labels = append(labels, Label{labelNamespace, t.space})
+	}
+	return labels
 }
 
 // Job is the job that the term is about; ok is false where it is about none.
@@ -580,3 +587,9 @@ func (q Query) Record() string {
 	}
 	return name
 }
+
+// Pool is the pool that the term is about; ok is false where it is about none.
+func (t Term) Pool() (name string, ok bool) { return t.key, kinds[t.Signal.Kind].key == labelPool }
+
+// Queue is the queue that the term is about; ok is false where it is about none.
+func (t Term) Queue() (name string, ok bool) { return t.key, kinds[t.Signal.Kind].key == labelSource }

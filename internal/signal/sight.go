@@ -168,12 +168,14 @@ func (t Term) read(s *Sight) Reading {
 	}
 }
 
-var errNotYet = errors.New("it has not been read yet")
+// ErrNotYet is wrapped by the error of a reading of what has not been looked at
+// since the start.
+var ErrNotYet = errors.New("it has not been read yet")
 
 func (t Term) ofPool(s *Sight) Reading {
 	p, ok := s.Pools[t.key]
 	if !ok {
-		return Reading{Err: errNotYet}
+		return Reading{Err: ErrNotYet}
 	}
 	return Reading{At: p.At, Err: p.Err, Value: t.Signal.pool(p.Demand, p.GPUsPerHost, t.filter[labelModel])}
 }
@@ -181,7 +183,7 @@ func (t Term) ofPool(s *Sight) Reading {
 func (t Term) ofQueue(s *Sight) Reading {
 	q, ok := s.Queues[t.key]
 	if !ok {
-		return Reading{Err: errNotYet}
+		return Reading{Err: ErrNotYet}
 	}
 	m := t.Signal.queue(q.Depth)
 	r := Reading{At: q.At, Value: m.value, Err: q.Err, AtLeast: q.Err != nil && m.state == there}
@@ -214,7 +216,7 @@ func (t Term) job(s *Sight) (Job, error) {
 	j, ok := s.Jobs[JobID{t.space, t.key}]
 	switch {
 	case !ok:
-		return j, errNotYet
+		return j, ErrNotYet
 	case errors.Is(j.Err, nomad.ErrNotFound):
 		var known []string
 		if s.Fleet != nil {
@@ -331,11 +333,11 @@ func (t Term) ofAgents(s *Sight) Reading {
 	f, p := s.Fleet, s.Pools[t.key]
 	switch {
 	case f == nil:
-		return Reading{Err: errNotYet}
+		return Reading{Err: ErrNotYet}
 	case f.Err != nil:
 		return Reading{At: f.At, Err: f.Err}
 	case p.At.IsZero():
-		return Reading{At: f.At, Err: fmt.Errorf("which hosts are up is not known: %w", cmp.Or(p.Err, errNotYet))}
+		return Reading{At: f.At, Err: fmt.Errorf("which hosts are up is not known: %w", cmp.Or(p.Err, ErrNotYet))}
 	case p.Err != nil && f.At.Sub(p.At) > s.Apart:
 		return Reading{At: f.At, Err: fmt.Errorf("which hosts are up has not been known for %s: %w", f.At.Sub(p.At).Round(time.Second), p.Err)}
 	}
@@ -404,7 +406,7 @@ func (t Term) ofInstances(s *Sight) Reading {
 	j, err := t.job(s)
 	switch {
 	case f == nil:
-		return Reading{Err: errNotYet}
+		return Reading{Err: ErrNotYet}
 	case f.Err != nil:
 		return Reading{At: f.At, Err: f.Err}
 	case err != nil:

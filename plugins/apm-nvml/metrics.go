@@ -1,0 +1,169 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/gpupool/gpupool/internal/fleet"
+	"github.com/gpupool/gpupool/internal/signal"
+)
+
+// tally counts how the sampling goes.
+type tally struct {
+	readings, left, saves, queries *prometheus.CounterVec
+	answered, silent, clocks       prometheus.Gauge
+}
+
+func newTally() *tally {
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "gpupool_apm", Name: name, Help: help}, labels)
+	}
+	gauge := func(name, help string) prometheus.Gauge {
+		return prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "gpupool_apm", Name: name, Help: help})
+	}
+	return &tally{
+		readings: counter("readings_total", "Readings of a pool, a queue, a job, or the list of agents.", "of", "result"),
+		left:     counter("left_out_total", "Things that could not be read and were left out.", "what"),
+		saves:    counter("history_writes_total", "Writes of history, each a day of a series.", "result"),
+		queries:  counter("queries_total", "Queries of the autoscaler.", "result"),
+		answered: gauge("agents_answered", "Agents that answered in the last round."),
+		silent:   gauge("agents_silent", "Agents that did not answer in the last round, or not with a snapshot."),
+		clocks:   gauge("clocks_off", "Hosts whose clock is off by more than five minutes."),
+	}
+}
+
+func result(err error) string {
+	if err != nil {
+		return "failed"
+	}
+	return "ok"
+}
+
+func (t *tally) read(of string, err error) { t.readings.WithLabelValues(of, result(err)).Inc() }
+func (t *tally) saved(err error)           { t.saves.WithLabelValues(result(err)).Inc() }
+func (t *tally) asked(err error)           { t.queries.WithLabelValues(result(err)).Inc() }
+func (t *tally) leftOut(what string)       { t.left.WithLabelValues(what).Inc() }
+func (t *tally) offClocks(n int)           { t.clocks.Set(float64(n)) }
+
+func (t *tally) agents(readings map[string]fleet.Reading) {
+	silent := 0
+	for _, r := range readings {
+		if r.Err != nil {
+			silent++
+			t.leftOut("snapshot")
+		}
+	}
+	t.silent.Set(float64(silent))
+	t.answered.Set(float64(len(readings) - silent))
+}
+
+// exposition is what is served: the tally, and the newest value of each series
+// that is demand, under the name of its signal. A value that is too old to
+// stand is absent.
+type exposition struct {
+	*tally
+	book *book
+	hold time.Duration
+}
+
+// Describe sends nothing: which series there are changes.
+func (e exposition) Describe(chan<- *prometheus.Desc) {}
+
+// Collect sends all.
+func (e exposition) Collect(out chan<- prometheus.Metric) {
+	for _, c := range []prometheus.Collector{e.readings, e.left, e.saves, e.queries, e.answered, e.silent, e.clocks} {
+		c.Collect(out)
+	}
+	now := time.Now()
+	for _, s := range e.book.all() {
+		if s.query.Record() == "" {
+			continue
+		}
+		s.mu.Lock()
+		last, ok := s.fine.Last()
+		s.mu.Unlock()
+		if !ok || now.Sub(last.At) > e.hold {
+			continue
+		}
+		of := s.query.Terms[0].Signal
+		names, values := labels(s.query)
+		desc := prometheus.NewDesc("gpupool_"+of.Name, strings.ReplaceAll(of.Doc, "`", ""), names, nil)
+		m, err := prometheus.NewConstMetric(desc, prometheus.GaugeValue, last.Value, values...)
+		if err != nil {
+			m = prometheus.NewInvalidMetric(desc, err)
+		}
+		out <- m
+	}
+}
+
+// labels are the labels of a series in Prometheus. There, job is the name of
+// what scrapes.
+func labels(q signal.Query) (names, values []string) {
+	for _, l := range q.Labels() {
+		if l.Name == "job" {
+			l.Name = "nomad_job"
+		}
+		names, values = append(names, l.Name), append(values, strings.ToValidUTF8(l.Value, "?"))
+	}
+	return names, values
+}
+
+// selector is the labels as PromQL.
+func selector(q signal.Query) string {
+	names, values := labels(q)
+	parts := make([]string, len(names))
+	for i, name := range names {
+		parts[i] = fmt.Sprintf("%s=%q", name, values[i])
+	}
+	return strings.Join(parts, ",")
+}
+
+// serve answers /metrics until ctx ends. That the address is taken is logged,
+// and tried again: scaling does not depend on it.
+func (e exposition) serve(ctx context.Context, addr string, log hclog.Logger) {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(e)
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 5 * time.Second}))
+	for said := ""; ; {
+		err := listen(ctx, addr, mux)
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil && err.Error() != said {
+			said = err.Error()
+			log.Warn("cannot serve metrics; trying again", "metrics", addr, "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(5 * time.Second):
+		}
+	}
+}
+
+func listen(ctx context.Context, addr string, h http.Handler) error {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
+	if err != nil {
+		return err
+	}
+	s := &http.Server{
+		Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
+		WriteTimeout: 15 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
+	}
+	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
+	defer stop()
+	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
