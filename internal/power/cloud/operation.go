@@ -5,7 +5,11 @@ import (
 	"time"
 )
 
-const pollEvery = 500 * time.Millisecond
+// The waits between questions about a change: most are over at once.
+const (
+	firstPoll = 100 * time.Millisecond
+	mostPoll  = time.Second
+)
 
 // Follow asks about a change that was accepted until it is over, or for so
 // long. Then it goes on, and what becomes of it shows in the instance: that is
@@ -13,8 +17,8 @@ const pollEvery = 500 * time.Millisecond
 func Follow(ctx context.Context, limit time.Duration, ask func(context.Context) (over bool, err error)) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	for {
-		timer := time.NewTimer(pollEvery)
+	for wait := firstPoll; ; wait = min(2*wait, mostPoll) {
+		timer := time.NewTimer(wait)
 		select {
 		case <-timer.C:
 		case <-ctx.Done():

@@ -1,6 +1,7 @@
 package cloud
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/url"
@@ -19,8 +20,9 @@ const (
 // Settings are the keys that the configs of all clouds have.
 type Settings struct {
 	// Endpoint is the URL of the API. The default is the cloud's own, and none
-	// is an error where it has none.
-	Endpoint, DefaultEndpoint string
+	// is an error where it has none. EndpointKey is what it is called if that is
+	// not endpoint.
+	Endpoint, DefaultEndpoint, EndpointKey string
 	// Trust is ca_file, fingerprint and insecure_skip_verify.
 	Trust https.Trust
 	// Timeout is the longest that one call may take: 1s to 5m, default 30s.
@@ -33,17 +35,14 @@ type Settings struct {
 
 // Read reads them, and notes mistakes.
 func (s Settings) Read(m *Mistakes) (*url.URL, power.Limits) {
-	text := s.Endpoint
-	if text == "" {
-		text = s.DefaultEndpoint
-	}
+	key, text := cmp.Or(s.EndpointKey, "endpoint"), cmp.Or(s.Endpoint, s.DefaultEndpoint)
 	var endpoint *url.URL
 	if text == "" {
-		m.Add("endpoint", errors.New("is empty: write the URL of the API"))
+		m.Add(key, errors.New("is empty: write the URL of the API"))
 	} else {
 		var err error
 		endpoint, err = https.ParseEndpoint(text)
-		m.Add("endpoint", err)
+		m.Add(key, err)
 	}
 	m.errs = append(m.errs, s.Trust.Validate()...)
 	return endpoint, power.Limits{

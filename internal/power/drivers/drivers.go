@@ -8,7 +8,11 @@ import (
 
 	"github.com/gpupool/gpupool/internal/power"
 	"github.com/gpupool/gpupool/internal/power/command"
+	"github.com/gpupool/gpupool/internal/power/ec2"
+	"github.com/gpupool/gpupool/internal/power/gce"
+	"github.com/gpupool/gpupool/internal/power/hcloud"
 	"github.com/gpupool/gpupool/internal/power/ipmi"
+	"github.com/gpupool/gpupool/internal/power/openstack"
 	"github.com/gpupool/gpupool/internal/power/redfish"
 	"github.com/gpupool/gpupool/internal/power/wol"
 )
@@ -35,7 +39,11 @@ type Kind struct {
 func Kinds() []Kind {
 	return []Kind{
 		kind("command", "runs a program of yours", command.New),
+		kind("ec2", "an instance of Amazon EC2", ec2.New),
+		kind("gce", "an instance of Google Compute Engine", gce.New),
+		kind("hcloud", "a server of Hetzner Cloud", hcloud.New),
 		kind("ipmi", "the host's BMC, over IPMI 2.0 (RMCP+)", ipmi.New),
+		kind("openstack", "a server of OpenStack Nova", openstack.New),
 		kind("redfish", "the host's BMC, over Redfish (HTTPS)", redfish.New),
 		kind("wol", "a magic packet, and programs of yours to read the power and switch it off", wol.New),
 	}

@@ -13,6 +13,8 @@ import (
 
 	"github.com/gpupool/gpupool/internal/inventory"
 	"github.com/gpupool/gpupool/internal/power/drivers"
+	"github.com/gpupool/gpupool/internal/power/powertest"
+	"github.com/gpupool/gpupool/internal/setting"
 )
 
 // good are settings of each driver that are right.
@@ -29,6 +31,25 @@ var good = map[string]struct{ settings, identity string }{
 		system      = "1"
 		fingerprint = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 	`, "redfish:10.0.9.17:443/1"},
+	"ec2": {`
+		instance_id = "i-0123456789abcdef0"
+		region      = "eu-central-1"
+	`, "ec2:eu-central-1/i-0123456789abcdef0"},
+	"gce": {`
+		project  = "ml-prod"
+		zone     = "europe-west4-a"
+		instance = "gpu-07"
+	`, "gce:ml-prod/europe-west4-a/gpu-07"},
+	"hcloud": {`
+		server = 4711001
+		token  = "gpupool-token"
+	`, "hcloud:4711001"},
+	"openstack": {`
+		auth_url                      = "https://keystone.example.net:5000/v3"
+		server_id                     = "9168b536-cd40-4630-b43f-b259807c6e87"
+		application_credential_id     = "b6c1d9e2f3a44b5c8d7e6f5a4b3c2d1e"
+		application_credential_secret = "gpupool-secret"
+	`, "openstack:9168b536-cd40-4630-b43f-b259807c6e87"},
 	"wol": {`
 		mac      = "0C:42:A1:00:07:01"
 		host     = "gpu-07"
@@ -194,13 +215,68 @@ pool "h100" {
 	}
 }
 
-// Each key of each driver is in the reference.
+const reference = "../../../docs/reference/power.md"
+
+// The matrix of driver and case, made of the rows that the drivers' own tests
+// hold true, is in the reference.
+func TestMatrix(t *testing.T) {
+	var names []string
+	var order []string                         // of the cases
+	says := make(map[string]map[string]string) // by case and driver, what the cell says
+	var notes []string
+	for _, k := range drivers.Kinds() {
+		row, err := powertest.ReadRow("../" + k.Name)
+		if err != nil {
+			t.Fatalf("%s: %v; run the tests of the driver with -update", k.Name, err)
+		}
+		names = append(names, k.Name)
+		if order == nil {
+			for _, c := range row {
+				order = append(order, c.Name)
+				says[c.Name] = make(map[string]string)
+			}
+		}
+		for i, c := range row {
+			if i >= len(order) || c.Name != order[i] || len(row) != len(order) {
+				t.Fatalf("%s: its row has other cases than that of %s: run the tests of both with -update", k.Name, names[0])
+			}
+			says[c.Name][k.Name] = "✓"
+			if !c.Passes {
+				notes = append(notes, fmt.Sprintf("%s, %s: %s.", k.Name, c.Name, c.Why))
+				says[c.Name][k.Name] = fmt.Sprintf("– (%d)", len(notes))
+			}
+		}
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "| case | `%s` |\n|---|%s\n", strings.Join(names, "` | `"), strings.Repeat("---|", len(names)))
+	for _, c := range order {
+		fmt.Fprintf(&b, "| %s |", c)
+		for _, n := range names {
+			fmt.Fprintf(&b, " %s |", says[c][n])
+		}
+		b.WriteString("\n")
+	}
+	b.WriteString("\nNot applicable:\n\n")
+	for i, n := range notes {
+		fmt.Fprintf(&b, "%d. %s\n", i+1, n)
+	}
+	t.Log("\n" + b.String())
+	if err := setting.CheckPage(reference, b.String(), *powertest.Update); err != nil {
+		t.Error(err)
+	}
+}
+
+// Each driver is in the table of the reference, and each of its keys in its
+// section.
 func TestReference(t *testing.T) {
-	page, err := os.ReadFile("../../../docs/reference/power.md")
+	page, err := os.ReadFile(reference)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, k := range drivers.Kinds() {
+		if row := fmt.Sprintf("| [`%s`](#%[1]s) | %s |", k.Name, k.Doc); !strings.Contains(string(page), row) {
+			t.Errorf("no row %s", row)
+		}
 		_, section, found := strings.Cut(string(page), "\n## `"+k.Name+"`")
 		if !found {
 			t.Errorf("no section on %s", k.Name)
