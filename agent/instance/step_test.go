@@ -48,7 +48,6 @@ type scenario struct {
 	now     time.Time
 	machine Machine
 	sight   Sight
-	asked   bool
 }
 
 // line plays one line.

@@ -1,0 +1,210 @@
+package instance
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/gpupool/gpupool/internal/engine"
+	"github.com/gpupool/gpupool/internal/fleet"
+)
+
+// watch looks at one instance until ctx ends.
+func (w *Watcher) watch(ctx context.Context, i *watched) {
+	sleep(ctx, rand.N(w.cfg.Period/4+1)) // servers that start at once are not looked at at once
+	ticker := time.NewTicker(w.cfg.Period)
+	defer ticker.Stop()
+	for undetected := 0; ctx.Err() == nil; {
+		known, running := w.turn(ctx, i)
+		pause := time.Duration(0)
+		if !known && running {
+			undetected++
+			pause = min(time.Duration(undetected)*w.cfg.Period, detectEvery)
+		} else {
+			undetected = 0
+		}
+		sleep(ctx, pause)
+		select {
+		case <-ctx.Done():
+		case <-ticker.C:
+		}
+	}
+}
+
+// turn is one look at one instance, and what follows from it.
+func (w *Watcher) turn(ctx context.Context, i *watched) (known, running bool) {
+	w.mu.Lock()
+	target, started, run := i.target(), i.started, i.task == TaskRunning && i.address != ""
+	w.mu.Unlock()
+	var look *engine.Look
+	if run {
+		if target.Profile.Name == "" {
+			profile, known := w.cfg.Servers.Detect(ctx, target.Address)
+			if !known {
+				return false, true
+			}
+			w.name(i, profile, started)
+			return true, true
+		}
+		l := w.cfg.Servers.Look(ctx, target)
+		look = &l
+	}
+	if ctx.Err() != nil {
+		return true, run
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	now := time.Now()
+	if look != nil && !started.Equal(i.started) {
+		look = nil // it is of the process before
+	}
+	if look != nil {
+		i.note(*look, now)
+	}
+	w.step(i, look, nil, now)
+	if i.machine.Ask && !i.sending {
+		i.sending = true
+		w.running.Go(func() { w.warmUp(ctx, i, target, started) })
+	}
+	return true, run
+}
+
+// target is what to ask of an instance. Models are asked for every tenth time.
+func (i *watched) target() engine.Target {
+	t := engine.Target{Profile: i.profile, Address: i.address, Metrics: i.metrics}
+	i.looked++
+	if i.machine.State.Ready() && i.looked%10 != 0 {
+		t.Models = i.models
+	}
+	return t
+}
+
+// name is called when it was found out what a server is.
+func (w *Watcher) name(i *watched, p engine.Profile, started time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if i.started.Equal(started) && i.profile.Name == "" {
+		i.profile = i.settings.apply(p)
+		w.cfg.Log.Info("found out what an instance is", "instance", i.id, "job", i.place.Job, "engine", p.Name)
+	}
+}
+
+// warmUp sends the warm-up request.
+func (w *Watcher) warmUp(ctx context.Context, i *watched, target engine.Target, started time.Time) {
+	w.mu.Lock()
+	s := i.settings
+	w.mu.Unlock()
+	limited, cancel := context.WithTimeout(ctx, s.warmUpTime)
+	defer cancel()
+	err := w.cfg.Servers.WarmUp(limited, target, s.warmUpPath, s.warmUpBody)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	i.sending = false
+	if started.Equal(i.started) && ctx.Err() == nil {
+		w.step(i, nil, &WarmUpOutcome{err}, time.Now())
+	}
+}
+
+// note takes a look's news.
+func (i *watched) note(l engine.Look, now time.Time) {
+	i.probe = ""
+	if l.Err != nil {
+		i.probe = clean(l.Err.Error())
+	}
+	if l.Flaw != "" {
+		i.flaws[l.Flaw]++
+	}
+	if len(l.Models) > 0 {
+		i.models = l.Models
+	}
+	if l.Reading == nil {
+		return
+	}
+	if s := i.settings.slots; s > 0 {
+		l.Reading.Gauges[engine.Slots] = float64(s)
+	}
+	i.window.Add(*l.Reading, now)
+	for flaw, n := range l.Reading.Flaws {
+		i.flaws[flaw] += uint64(n)
+	}
+	fresh := map[fleet.Signal]value{}
+	set := func(s fleet.Signal, v float64, known bool) {
+		if known {
+			fresh[s] = value{v, now}
+		}
+	}
+	gauge := func(s fleet.Signal, m engine.Measure) {
+		v, known := l.Reading.Gauges[m]
+		set(s, v, known)
+	}
+	rate := func(s fleet.Signal, m engine.Measure) {
+		v, known := i.window.Rate(m, now)
+		set(s, v, known)
+	}
+	quantile := func(s fleet.Signal, m engine.Measure, q float64) {
+		v, known := i.window.Quantile(m, q, now)
+		set(s, v, known)
+	}
+	gauge(fleet.Waiting, engine.Waiting)
+	gauge(fleet.Running, engine.Running)
+	gauge(fleet.Slots, engine.Slots)
+	gauge(fleet.KVUsed, engine.KVUsed)
+	rate(fleet.Preemptions, engine.Preemptions)
+	rate(fleet.Finished, engine.Finished)
+	quantile(fleet.TTFTMedian, engine.TTFT, 0.5)
+	quantile(fleet.TTFTP95, engine.TTFT, 0.95)
+	quantile(fleet.ITLMedian, engine.ITL, 0.5)
+	quantile(fleet.ITLP95, engine.ITL, 0.95)
+	quantile(fleet.QueueP95, engine.QueueTime, 0.95)
+	quantile(fleet.LatencyP95, engine.Latency, 0.95)
+	i.values = fresh
+}
+
+// step takes one step of an instance's machine, and tells of what changed.
+func (w *Watcher) step(i *watched, look *engine.Look, warmUp *WarmUpOutcome, now time.Time) {
+	before := i.machine
+	rules := w.cfg.Rules
+	rules.WarmingLimit = cmp.Or(i.settings.warmingLimit, rules.WarmingLimit)
+	i.machine = Step(before, Sight{
+		Task: i.task, TaskWhy: i.why, Started: i.started,
+		Stop: cmp.Or(i.stop, w.hold, i.hold),
+		GPU:  w.unusable(i),
+		Look: look, NeedsWarmUp: i.settings.warmUpPath != "", WarmUp: warmUp,
+		Asleep: i.asleep, Woken: i.woken,
+	}, rules, now)
+	m := i.machine
+	if m.Took > 0 && m.Warmed.After(i.warmedAt) {
+		i.warmedAt = m.Warmed
+		w.learned.add(warmUpKey{first(i.models), w.gpuName(i), m.TookFrom}, m.Took)
+	}
+	if m.State == before.State {
+		return
+	}
+	w.notify()
+	if i.profile.Name != "" {
+		w.cfg.Log.Info("instance", "state", m.State, "was", before.State, "instance", i.id, "job", i.place.Job, "why", m.Why)
+	}
+}
+
+// unusable is why a GPU of an instance cannot be used, empty if all can or it is
+// not known. A degraded one is used on: what it has loaded is worth more than
+// what it lacks.
+func (w *Watcher) unusable(i *watched) string {
+	if len(i.place.GPUs) == 0 || w.cfg.GPUs == nil {
+		return ""
+	}
+	for _, g := range w.cfg.GPUs() {
+		switch {
+		case !slices.Contains(i.place.GPUs, g.UUID):
+		case g.State == fleet.StateLost, g.State == fleet.StateUnresponsive:
+			return fmt.Sprintf("%s is %s", g.UUID, g.State)
+		case g.Health.Verdict == fleet.HealthFailed:
+			return clean(fmt.Sprintf("%s has failed: %s", g.UUID, strings.Join(g.Health.Why, ", ")))
+		}
+	}
+	return ""
+}
