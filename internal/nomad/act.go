@@ -88,6 +88,16 @@ func (c *Client) Enable(ctx context.Context, nodeID, poolName string) error {
 	return c.updateDrain(ctx, "enable node "+nodeID, nodeID, &api.DrainOptions{MarkEligible: true, Meta: released})
 }
 
+// GiveBack enables a node if its last drain is the pool's own and was not given
+// back yet, and reports whether it was.
+func (c *Client) GiveBack(ctx context.Context, nodeID, poolName string) (bool, error) {
+	node, err := c.node(ctx, nodeID)
+	if err != nil || markOf(node.LastDrain, poolName) != pool.MarkOurs {
+		return false, err
+	}
+	return true, c.Enable(ctx, nodeID, poolName)
+}
+
 // stamp replaces the mark on a node that is ineligible and not draining.
 func (c *Client) stamp(ctx context.Context, node *api.Node, meta map[string]string) error {
 	allocs, err := c.allocsOn(ctx, []string{node.Name})
