@@ -194,10 +194,10 @@ func (w *Watcher) step(i *watched, look *engine.Look, warmUp *WarmUpOutcome, now
 // not known. A degraded one is used on: what it has loaded is worth more than
 // what it lacks.
 func (w *Watcher) unusable(i *watched) string {
-	if len(i.place.GPUs) == 0 || w.cfg.GPUs == nil {
+	if len(i.place.GPUs) == 0 {
 		return ""
 	}
-	for _, g := range w.cfg.GPUs() {
+	for _, g := range w.cards() {
 		switch {
 		case !slices.Contains(i.place.GPUs, g.UUID):
 		case g.State == fleet.StateLost, g.State == fleet.StateUnresponsive:
@@ -207,4 +207,13 @@ func (w *Watcher) unusable(i *watched) string {
 		}
 	}
 	return ""
+}
+
+// cards are the GPUs of a moment ago. To see them all takes longer than to see an
+// instance, and each instance is seen several times a second.
+func (w *Watcher) cards() []fleet.GPU {
+	if now := time.Now(); w.cfg.GPUs != nil && now.Sub(w.gpusAt) >= min(w.cfg.Period/4, 250*time.Millisecond) {
+		w.gpus, w.gpusAt = w.cfg.GPUs(), now
+	}
+	return w.gpus
 }

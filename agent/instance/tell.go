@@ -16,10 +16,10 @@ import (
 )
 
 func (w *Watcher) gpuName(i *watched) string {
-	if len(i.place.GPUs) == 0 || w.cfg.GPUs == nil {
+	if len(i.place.GPUs) == 0 {
 		return ""
 	}
-	for _, g := range w.cfg.GPUs() {
+	for _, g := range w.cards() {
 		if g.UUID == i.place.GPUs[0] && g.Name != "" {
 			return clean(g.Name)
 		}

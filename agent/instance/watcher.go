@@ -62,6 +62,8 @@ type Watcher struct {
 	left    map[string]register.Entry
 	leftAt  time.Time
 	learned learned
+	gpus    []fleet.GPU // as they were at gpusAt
+	gpusAt  time.Time
 }
 
 // watched is one instance.
