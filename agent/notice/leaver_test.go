@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,13 +17,24 @@ import (
 
 // servers is a Nomad that a test looks at.
 type servers struct {
+	mu     sync.Mutex // for err, which tests change
 	err    error
 	drains []nomad.DrainSpec
 	back   int
 	ours   bool // the last drain is the leaver's
 }
 
-func (s *servers) NodeID(context.Context, string) (string, error) { return "id", s.err }
+func (s *servers) NodeID(context.Context, string) (string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return "id", s.err
+}
+
+func (s *servers) fail(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.err = err
+}
 
 func (s *servers) Drain(_ context.Context, _ string, spec nomad.DrainSpec) error {
 	s.drains = append(s.drains, spec)
@@ -124,11 +136,12 @@ func TestNothingIsGivenBackOnHalfAWord(t *testing.T) {
 
 func TestNomadIsTriedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		nodes := &servers{err: errors.New("no leader")}
+		nodes := new(servers)
+		nodes.fail(errors.New("no leader"))
 		source, _ := leaving(t, nodes)
 		source.set(nil, Notice{ID: "spot"})
 		pass(time.Minute)
-		nodes.err = nil
+		nodes.fail(nil)
 		pass(3 * time.Second)
 		if len(nodes.drains) != 1 {
 			t.Errorf("drains: %+v", nodes.drains)
