@@ -169,6 +169,34 @@ func hardOffWhenOff(b *bench) {
 	b.want(pool.PowerOff, 0)
 }
 
+// slowBoot: a host that is on its way is not powered on again.
+func slowBoot(b *bench) {
+	if b.Slow != nil {
+		b.Slow(settle / 2)
+	}
+	b.succeed("on", b.on(plenty))
+	for range 3 {
+		b.succeed("on, while it boots", b.on(plenty))
+		_, err := b.state(plenty)
+		b.succeed("state, while it boots", err)
+	}
+	b.want(pool.PowerOn, 1)
+}
+
+// stateFlaps: what was read before is not believed.
+func stateFlaps(b *bench) {
+	for range 3 {
+		b.SetPower(pool.PowerOn)
+		b.succeed("on when on", b.on(plenty))
+		b.SetPower(pool.PowerOff)
+		b.succeed("soft off when off", b.off(plenty, power.Soft))
+		if got, err := b.state(plenty); err != nil || got != pool.PowerOff {
+			b.t.Fatalf("state is %s, %v, want off", got, err)
+		}
+	}
+	b.want(pool.PowerOff, 0)
+}
+
 func callsAtOnce(b *bench) {
 	ctx, cancel := context.WithTimeout(context.Background(), plenty)
 	defer cancel()

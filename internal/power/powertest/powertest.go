@@ -57,6 +57,9 @@ type Controller struct {
 	// Late makes the controller carry out changes, and answer them, only after
 	// so long. Reads before a change are answered.
 	Late func(time.Duration)
+	// Slow makes the chassis take so long to get from off to on and back. It is
+	// on its way meanwhile, where the controller tells. It may be nil.
+	Slow func(time.Duration)
 	// BlackHole makes everything sent to the controller vanish.
 	BlackHole func()
 	// HalfOpen makes the controller answer the beginning of each conversation
@@ -149,6 +152,8 @@ var cases = []contract{
 	{name: "soft off when off", run: softOffWhenOff},
 	{name: "hard off", run: hardOff},
 	{name: "hard off when off", run: hardOffWhenOff},
+	{name: "slow boot", run: slowBoot},
+	{name: "state flaps", run: stateFlaps},
 	{name: "calls at once", run: callsAtOnce},
 	{name: "deadline passed before", run: deadlinePassedBefore},
 	{name: "cancelled", run: cancelled, needs: []string{"Hang"}},

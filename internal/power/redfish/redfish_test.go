@@ -64,6 +64,7 @@ func controller(s *redfishtest.Service, auth string) powertest.Controller {
 		Hang:        s.Hang,
 		LoseAnswers: s.LoseAnswers,
 		Late:        s.Late,
+		Slow:        s.Transit,
 		BlackHole:   s.BlackHole,
 		HalfOpen:    s.HalfOpen,
 		Stop:        s.Stop,

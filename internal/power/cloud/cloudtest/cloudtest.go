@@ -319,7 +319,7 @@ func (c *Cloud) Controller(right, wrong func() (power.Driver, error)) powertest.
 	return powertest.Controller{
 		Open: right, OpenWrong: wrong,
 		Power: c.Power, SetPower: c.SetPower, Executions: c.Executions, Logins: c.Logins,
-		Hang: c.Hang, LoseAnswers: c.LoseAnswers, Late: c.Late, BlackHole: c.BlackHole, HalfOpen: c.halfOpen, Stop: c.Stop,
+		Hang: c.Hang, LoseAnswers: c.LoseAnswers, Late: c.Late, Slow: c.Transit, BlackHole: c.BlackHole, HalfOpen: c.halfOpen, Stop: c.Stop,
 		NoSoftOff:  func() { c.Say(NoSoftOff, SoftStop) },
 		NoCapacity: func() { c.Say(NoCapacity, Start) },
 		Refuse:     func() { c.Say(Refused, Start, SoftStop, HardStop) },
