@@ -190,7 +190,7 @@ func (pool *Pool) declare(r *setting.Reader, hosts int) {
 	pool.SoftOffTimeout = r.Duration("soft_off_timeout", 5*time.Minute, "How long a host may take to shut down when asked.", setting.Between(s, day))
 	pool.HardOff = r.Bool("hard_off", false, "Cut the power of a drained host that does not shut down within soft_off_timeout. Without it the soft off is repeated.")
 
-	pool.Poll = r.Duration("poll", 10*s, "How often the pool is looked at. The power controller of a host that nothing was done to lately is asked once in half of stale_after.", setting.Between(blink, 10*time.Minute))
+	pool.Poll = r.Duration("poll", 10*s, "How often the pool is looked at. The power controller of a host that nothing was done to lately is asked once in a quarter to a half of stale_after.", setting.Between(blink, 10*time.Minute))
 	pool.StaleAfter = r.Duration("stale_after", 45*s, "Age at which what was seen of a host is no longer acted upon. At least twice poll.", setting.Between(2*blink, time.Hour))
 	pool.Fence = r.Duration("fence", 10*s, "How long a host is left alone after a power command whose outcome is not known. Raise it for power controllers that carry commands out late.", setting.Between(blink, 10*time.Minute))
 

@@ -59,6 +59,7 @@ type Runner struct {
 	times  map[string]pool.Times // as last read or learned; never changed
 	joules map[string]float64    // by class, since this process began
 	blind  bool                  // the record of times cannot be read, and that was logged
+	beat   time.Time             // when the last tick ended, whatever came of it
 }
 
 // State is what a runner knows at one moment. What it refers to is shared and
@@ -79,6 +80,9 @@ type State struct {
 	Gen  uint64
 	// Times are how long hosts take, by class, as far as it was learned.
 	Times map[string]pool.Times
+	// Beat is when the last tick ended, whatever came of it; zero before the
+	// first. It grows old only if the loop is stuck.
+	Beat time.Time
 	// Joules is an estimate of the energy that hosts of each class took since
 	// this process began to act, by the figures of their classes.
 	Joules map[string]float64
@@ -123,7 +127,7 @@ func (r *Runner) State() State {
 	defer r.mu.Unlock()
 	s := State{
 		Why: r.why, Want: r.allowed(r.want.Count), At: r.last.At, Decision: r.last.Decision,
-		Held: held, Gen: hold.Gen, Times: r.times, Joules: maps.Clone(r.joules),
+		Held: held, Gen: hold.Gen, Beat: r.beat, Times: r.times, Joules: maps.Clone(r.joules),
 	}
 	switch {
 	case !held && lost != nil:
@@ -173,6 +177,9 @@ func (r *Runner) Run(ctx context.Context) {
 
 	for ctx.Err() == nil {
 		next := r.tick(ctx)
+		r.mu.Lock()
+		r.beat = time.Now()
+		r.mu.Unlock()
 		select {
 		case <-ctx.Done():
 		case <-r.kick:
@@ -414,3 +421,6 @@ func (s store) Record(ctx context.Context, host string, in pool.Intent) (pool.In
 	}
 	return s.r.records.Settle(ctx, s.r.lease, host, in)
 }
+
+// Poll is the time between two ticks while nothing is under way.
+func (r *Runner) Poll() time.Duration { return r.cfg.Poll }

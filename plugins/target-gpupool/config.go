@@ -3,7 +3,9 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
+	"strconv"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -12,12 +14,26 @@ import (
 	"github.com/gpupool/gpupool/internal/consul"
 	"github.com/gpupool/gpupool/internal/fleet"
 	"github.com/gpupool/gpupool/internal/inventory"
+	"github.com/gpupool/gpupool/internal/jsonl"
 	"github.com/gpupool/gpupool/internal/live"
 	"github.com/gpupool/gpupool/internal/nomad"
 	"github.com/gpupool/gpupool/internal/pluginconfig"
 	"github.com/gpupool/gpupool/internal/power/drivers"
 	"github.com/gpupool/gpupool/internal/setting"
 )
+
+// defaultListen is beside the agent's 9109.
+const defaultListen = "127.0.0.1:9110"
+
+// listenable reports whether text is an address to listen on, or off.
+func listenable(text string) bool {
+	if text == "off" {
+		return true
+	}
+	_, port, err := net.SplitHostPort(text)
+	n, numErr := strconv.ParseUint(port, 10, 16)
+	return err == nil && numErr == nil && (n > 0 || port == "0")
+}
 
 // settings is the plugin's own configuration.
 type settings struct {
@@ -26,6 +42,8 @@ type settings struct {
 	lease      time.Duration
 	agentToken string
 	ownNode    string
+	listen     string
+	steps      jsonl.Config
 }
 
 func readSettings(config map[string]string) (settings, error) {
@@ -46,6 +64,17 @@ func declare(r pluginconfig.Reader) settings {
 			KeyFile:    r.String("consul_key_file", "", "PEM file of the key of that certificate."),
 		},
 		lease: r.Duration("lease_ttl", consul.DefaultTTL, "How long the lease of a pool outlives its holder. Shorter is faster to fail over; longer rides out slower networks, and gives slow power controllers more time: a power command may take two fifths of it.", setting.Between(consul.MinTTL, consul.MaxTTL)),
+	}
+	s.listen = r.String("listen", defaultListen, "Where /metrics and /healthz are served, as host:port, or off. They say how many hosts there are and what goes wrong, and no credential; whoever may connect may read them.", setting.Rule[string]{
+		Text: "host:port, or off", OK: listenable,
+	})
+	s.steps = jsonl.Config{
+		Path:     r.String("decision_log", "", "File to keep each tick in that decided something, as JSON lines. Its folder must be there. Empty: none is kept."),
+		MaxBytes: int64(r.Size("decision_log_size", 64<<20, "Size from which on the next file is begun; the older ones are named .1, .2 and so on.", setting.Between[setting.Size](1<<20, 1<<40))),
+		Keep:     r.Int("decision_log_keep", 4, "How many older files are kept.", setting.Between(0, 999)),
+	}
+	if s.steps.Keep == 0 {
+		s.steps.Keep = -1 // none, which a log says so
 	}
 	s.ownNode = r.String("own_node", "", "Name of the Nomad node that the autoscaler runs on, if that is a host of a pool: it is never taken out of service. Empty means the node of the autoscaler's own allocation or, outside Nomad, the name of the machine.")
 	s.consul.Token = resolve(r, "consul_token", "ACL token for Consul. Without it CONSUL_HTTP_TOKEN is used.")
@@ -70,10 +99,17 @@ func resolve(r pluginconfig.Reader, key, doc string) string {
 	return v
 }
 
+// built is what a configuration comes to.
+type built struct {
+	runners map[string]*live.Runner
+	steps   *steps
+	listen  string // "off" for nowhere
+}
+
 // build makes a runner for each pool of the inventory, all of them or none, and
 // reports all mistakes together. It reads files and the environment, and does
 // no other I/O.
-func build(config map[string]string, log hclog.Logger) (map[string]*live.Runner, error) {
+func build(config map[string]string, m *meter, log hclog.Logger) (built, error) {
 	s, wrong := readSettings(config)
 	inv, err := loadInventory(s.pools)
 	wrong = errors.Join(wrong, err)
@@ -81,9 +117,14 @@ func build(config map[string]string, log hclog.Logger) (map[string]*live.Runner,
 	wrong = errors.Join(wrong, named(err))
 	nc, err := nomad.New(nomad.Config{API: nomadconfig.ConfigFromNamespacedMap(config), Logger: log})
 	if wrong = errors.Join(wrong, named(err)); wrong != nil {
-		return nil, wrong
+		return built{}, wrong
 	}
-	return assemble(inv, cc, nc, s, log)
+	b := built{steps: newSteps(s.steps, log), listen: s.listen}
+	if b.runners, err = assemble(inv, cc, nc, s, m, b.steps, log); err != nil {
+		b.steps.close()
+		return built{}, err
+	}
+	return b, nil
 }
 
 func named(err error) error {
@@ -108,7 +149,7 @@ func loadInventory(path string) (*inventory.Inventory, error) {
 
 // assemble makes a runner for each pool. All hosts that cannot be made are
 // reported together.
-func assemble(inv *inventory.Inventory, cc *consul.Client, nc *nomad.Client, s settings, log hclog.Logger) (map[string]*live.Runner, error) {
+func assemble(inv *inventory.Inventory, cc *consul.Client, nc *nomad.Client, s settings, m *meter, l *steps, log hclog.Logger) (map[string]*live.Runner, error) {
 	for _, w := range inv.Warnings {
 		log.Warn(w)
 	}
@@ -121,6 +162,7 @@ func assemble(inv *inventory.Inventory, cc *consul.Client, nc *nomad.Client, s s
 			errs = append(errs, fmt.Errorf("%s: pools: %s: pool %q: %w", pluginName, s.pools, p.Name, err))
 			continue
 		}
+		tick, timed := observe(p.Name, m, l)
 		site := live.NewSite(live.SiteConfig{
 			Hosts: hosts, Nomad: nc, Consul: cc,
 			Spec: live.Spec(p), Kinds: live.Kinds(p), Own: own(s.ownNode),
@@ -128,10 +170,11 @@ func assemble(inv *inventory.Inventory, cc *consul.Client, nc *nomad.Client, s s
 			DrainDeadline: p.DrainDeadline,
 			Gather:        fleet.Config{Token: s.agentToken},
 			PowerRest:     p.StaleAfter / 2,
+			Timed:         timed,
 			Log:           log.With("pool", p.Name),
 		})
 		runners[p.Name] = live.NewRunner(live.RunnerConfig{
-			Pool: p.Name, Site: site, Consul: cc, Limits: limits, Poll: p.Poll, Log: log,
+			Pool: p.Name, Site: site, Consul: cc, Limits: limits, Poll: p.Poll, Log: log, Told: tick,
 			Lease: consul.LeaseConfig{Holder: holder(), TTL: s.lease, Logger: log},
 		})
 	}

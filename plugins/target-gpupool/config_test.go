@@ -31,7 +31,7 @@ func TestReferencePage(t *testing.T) {
 // nowhere is the configuration of a plugin whose servers are not there: with
 // nothing to ask, all that it does is its own doing.
 func nowhere(pools string) map[string]string {
-	return map[string]string{"pools": pools, "consul_address": "127.0.0.1:1", "nomad_address": "http://127.0.0.1:1"}
+	return map[string]string{"pools": pools, "consul_address": "127.0.0.1:1", "nomad_address": "http://127.0.0.1:1", "listen": "off"}
 }
 
 // TestBadInput: each mistake is one clear error that says where it is and how
@@ -125,6 +125,11 @@ func TestBadInput(t *testing.T) {
 			name:   "a lease that Consul would not grant",
 			config: map[string]string{"lease_ttl": "5m"},
 			want:   []string{"target-gpupool: lease_ttl: ", "10s", "1m"},
+		},
+		{
+			name:   "an address that is none",
+			config: map[string]string{"listen": "9110"},
+			want:   []string{"target-gpupool: listen: ", "host:port, or off"},
 		},
 		{
 			name:   "a token that is not there",

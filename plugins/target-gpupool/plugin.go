@@ -48,14 +48,27 @@ type plugin struct {
 
 	config sync.Mutex // one SetConfig at a time
 
+	meter *meter
+
 	mu      sync.RWMutex
 	runners map[string]*live.Runner // nil before the first SetConfig
-	cancel  context.CancelFunc      // of these runners
+	steps   *steps                  // of these runners
+	cancel  context.CancelFunc      // of these runners, and of the listener
+	served  chan struct{}           // closed when the listener is
 }
 
 func newPlugin(log hclog.Logger) *plugin {
 	life, end := context.WithCancel(context.Background())
-	return &plugin{log: log, life: life, end: end, cancel: func() {}}
+	p := &plugin{log: log, life: life, end: end, cancel: func() {}}
+	p.meter = newMeter(p.all)
+	return p
+}
+
+// all are the runners of now.
+func (p *plugin) all() map[string]*live.Runner {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	return p.runners
 }
 
 // PluginInfo names the plugin.
@@ -70,25 +83,34 @@ func (p *plugin) PluginInfo() (*base.PluginInfo, error) {
 func (p *plugin) SetConfig(config map[string]string) error {
 	p.config.Lock()
 	defer p.config.Unlock()
-	runners, err := build(config, p.log)
+	b, err := build(config, p.meter, p.log)
 	if err != nil {
 		return err
 	}
 	p.mu.RLock()
-	cancel := p.cancel
+	cancel, old, before := p.cancel, p.runners, p.steps
 	p.mu.RUnlock()
 	cancel()
 	ctx, stop := context.WithTimeout(p.life, stopTimeout)
 	defer stop()
 	p.await(ctx)
+	before.close()
 
 	next, cancel := context.WithCancel(p.life)
-	for _, r := range runners {
+	for _, r := range b.runners {
 		go r.Run(next)
 	}
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		if b.listen != "off" {
+			serve(next, b.listen, handler(p.meter), p.log)
+		}
+	}()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.runners, p.cancel = runners, cancel
+	p.meter.keep(old)
+	p.runners, p.steps, p.cancel, p.served = b.runners, b.steps, cancel, served
 	return nil
 }
 
@@ -96,18 +118,27 @@ func (p *plugin) SetConfig(config map[string]string) error {
 func (p *plugin) stop(ctx context.Context) {
 	p.end()
 	p.await(ctx)
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	p.steps.close()
 }
 
 // await waits until the runners have stopped, or ctx ends.
 func (p *plugin) await(ctx context.Context) {
 	p.mu.RLock()
-	runners := p.runners
+	runners, served := p.runners, p.served
 	p.mu.RUnlock()
 	for _, r := range runners {
 		select {
 		case <-r.Done():
 		case <-ctx.Done():
 			return
+		}
+	}
+	if served != nil {
+		select {
+		case <-served: // its address is free for the next one
+		case <-ctx.Done():
 		}
 	}
 }

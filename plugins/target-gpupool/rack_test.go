@@ -116,7 +116,7 @@ func startServers(t *testing.T) servers {
 func (s servers) config(pools string) map[string]string {
 	return map[string]string{
 		"pools": pools, "consul_address": s.consul.Addr, "nomad_address": s.nomad.Addr,
-		"lease_ttl": consul.MinTTL.String(),
+		"lease_ttl": consul.MinTTL.String(), "listen": "off",
 	}
 }
 
