@@ -2,6 +2,7 @@ package consul
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"strconv"
 
@@ -21,25 +22,34 @@ type AgentEntry struct {
 	Health  string // passing, warning, critical or maintenance
 }
 
-// Agents reads the registered agents by the name of their Nomad node. An agent
-// that names no node is left out, as it can be matched to no host. Of two that
-// name the same node, as after a host was installed anew, a passing one wins,
-// then the one registered last.
+// Agents reads the registered agents by the name of their Nomad node. Those that
+// [Client.FindAgents] calls strays are left out.
 func (c *Client) Agents(ctx context.Context) (map[string]AgentEntry, error) {
+	agents, _, err := c.FindAgents(ctx)
+	return agents, err
+}
+
+// FindAgents reads the registered agents by the name of their Nomad node. Of two
+// that name the same node, as after a host was installed anew, a passing one
+// wins, then the one registered last. strays says of each entry that can be no
+// agent of this version, such as one that names no node, where it is and why.
+func (c *Client) FindAgents(ctx context.Context) (agents map[string]AgentEntry, strays []string, err error) {
 	reqCtx, cancel := c.bounded(ctx)
 	defer cancel()
 	entries, _, err := c.api.Health().Service(AgentService, "", false, (&api.QueryOptions{}).WithContext(reqCtx))
 	if err != nil {
-		return nil, c.failed(ctx, "read the health of service", AgentService, err)
+		return nil, nil, c.failed(ctx, "read the health of service", AgentService, err)
 	}
-	return agents(entries), nil
+	agents, strays = sortAgents(entries)
+	return agents, strays, nil
 }
 
-func agents(entries []*api.ServiceEntry) map[string]AgentEntry {
-	byNode := make(map[string]AgentEntry, len(entries))
+func sortAgents(entries []*api.ServiceEntry) (byNode map[string]AgentEntry, strays []string) {
+	byNode = make(map[string]AgentEntry, len(entries))
 	registered := make(map[string]uint64, len(entries))
 	for _, e := range entries {
-		if e == nil || e.Service == nil || e.Node == nil || e.Service.Meta["node"] == "" {
+		if why := stray(e); why != "" {
+			strays = append(strays, why)
 			continue
 		}
 		a := agent(e)
@@ -50,7 +60,24 @@ func agents(entries []*api.ServiceEntry) map[string]AgentEntry {
 			byNode[a.Node], registered[a.Node] = a, e.Service.CreateIndex
 		}
 	}
-	return byNode
+	return byNode, strays
+}
+
+// stray says why an entry can be no agent; "" where it can.
+func stray(e *api.ServiceEntry) string {
+	if e == nil || e.Service == nil || e.Node == nil {
+		return "an entry without a service or a node"
+	}
+	where := fmt.Sprintf("service %.128q on Consul node %.128q", e.Service.ID, e.Node.Node)
+	switch node := e.Service.Meta["node"]; {
+	case node == "":
+		return where + ` names no Nomad node: its Meta has no "node"`
+	case len(node) > maxText:
+		return fmt.Sprintf("%s: the name of its Nomad node has %d bytes", where, len(node))
+	case e.Service.Port < 1 || e.Service.Port > 65535:
+		return fmt.Sprintf("%s has port %d", where, e.Service.Port)
+	}
+	return ""
 }
 
 func agent(e *api.ServiceEntry) AgentEntry {

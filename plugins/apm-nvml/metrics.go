@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"strings"
@@ -20,7 +21,8 @@ import (
 // tally counts how the sampling goes.
 type tally struct {
 	readings, left, saves, queries *prometheus.CounterVec
-	answered, silent, clocks       prometheus.Gauge
+	answered, silent               prometheus.Gauge
+	clocks, strays                 prometheus.Gauge
 }
 
 func newTally() *tally {
@@ -37,6 +39,7 @@ func newTally() *tally {
 		queries:  counter("queries_total", "Queries of the autoscaler.", "result"),
 		answered: gauge("agents_answered", "Agents that answered in the last round."),
 		silent:   gauge("agents_silent", "Agents that did not answer in the last round, or not with a snapshot."),
+		strays:   gauge("stray_entries", "Entries of the agents' service in Consul that can be no agent and are left out."),
 		clocks:   gauge("clocks_off", "Hosts whose clock is off by more than five minutes."),
 	}
 }
@@ -80,7 +83,7 @@ func (e exposition) Describe(chan<- *prometheus.Desc) {}
 
 // Collect sends all.
 func (e exposition) Collect(out chan<- prometheus.Metric) {
-	for _, c := range []prometheus.Collector{e.readings, e.left, e.saves, e.queries, e.answered, e.silent, e.clocks} {
+	for _, c := range []prometheus.Collector{e.readings, e.left, e.saves, e.queries, e.answered, e.silent, e.clocks, e.strays} {
 		c.Collect(out)
 	}
 	now := time.Now()
@@ -127,13 +130,14 @@ func selector(q signal.Query) string {
 	return strings.Join(parts, ",")
 }
 
-// serve answers /metrics until ctx ends. That the address is taken is logged,
+// serve answers /metrics and /healthz until ctx ends. That the address is taken is logged,
 // and tried again: scaling does not depend on it.
 func (e exposition) serve(ctx context.Context, addr string, log hclog.Logger) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(e)
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 5 * time.Second}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok\n") })
 	for said := ""; ; {
 		err := listen(ctx, addr, mux)
 		if ctx.Err() != nil {
@@ -141,7 +145,7 @@ func (e exposition) serve(ctx context.Context, addr string, log hclog.Logger) {
 		}
 		if err != nil && err.Error() != said {
 			said = err.Error()
-			log.Warn("cannot serve metrics; trying again", "metrics", addr, "error", err)
+			log.Warn("cannot serve metrics; trying again", "listen", addr, "error", err)
 		}
 		select {
 		case <-ctx.Done():

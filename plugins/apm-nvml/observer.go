@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"strings"
 	"sync"
 	"time"
 
@@ -25,7 +26,7 @@ type nomadReader interface {
 
 // agentFinder finds the agents; *consul.Client is one.
 type agentFinder interface {
-	Agents(ctx context.Context) (map[string]consul.AgentEntry, error)
+	FindAgents(ctx context.Context) (agents map[string]consul.AgentEntry, strays []string, err error)
 }
 
 const (
@@ -59,6 +60,7 @@ type observer struct {
 	agents   map[string]string // addresses by node
 	found    time.Time
 	offClock map[string]bool
+	strays   string
 }
 
 // run looks until ctx ends.
@@ -206,7 +208,7 @@ func (o *observer) find(ctx context.Context, at time.Time) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	entries, err := o.consul.Agents(ctx)
+	entries, strays, err := o.consul.FindAgents(ctx)
 	switch {
 	case err != nil && o.agents == nil:
 		return err
@@ -214,6 +216,12 @@ func (o *observer) find(ctx context.Context, at time.Time) error {
 		o.log.Warn("cannot ask Consul which agents there are; asking those of before", "error", err)
 		return nil
 	}
+	if said := strings.Join(strays, "; "); said != o.strays {
+		if o.strays = said; said != "" {
+			o.log.Warn("entries in Consul that can be no agent are left out", "count", len(strays), "entries", fmt.Sprintf("%.1000s", said))
+		}
+	}
+	o.tally.strays.Set(float64(len(strays)))
 	addrs := make(map[string]string, len(entries))
 	for node, e := range entries {
 		addrs[node] = e.Addr

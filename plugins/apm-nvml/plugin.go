@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
+	"log/slog"
 	"slices"
 	"sync"
 	"time"
@@ -103,11 +103,6 @@ func (p *plugin) SetConfig(config map[string]string) error {
 func build(config map[string]string, log hclog.Logger) (*sampling, error) {
 	r := pluginconfig.Read(pluginName, config)
 	s := declare(r)
-	if s.metrics != "" {
-		if _, _, err := net.SplitHostPort(s.metrics); err != nil {
-			r.Reject("metrics", "is no address", `write host:port, such as "127.0.0.1:9110"`)
-		}
-	}
 	wrong := []error{r.Err()}
 	var inv *inventory.Inventory
 	var err error
@@ -120,6 +115,11 @@ func build(config map[string]string, log hclog.Logger) (*sampling, error) {
 		queues, err = sources.Load(s.queues)
 		wrong = append(wrong, err)
 	}
+	agents := fleet.Config{Concurrency: s.agentsAtOnce, Timeout: s.agentTimeout, Token: s.agentToken}
+	if s.agentTLS {
+		agents.TLS, err = fleet.NewTLS(s.agentFiles, plain(log))
+		wrong = append(wrong, err)
+	}
 	cc, err := consul.New(s.consul)
 	wrong = append(wrong, err)
 	nc, err := nomad.New(nomad.Config{API: nomadconfig.ConfigFromNamespacedMap(config), Logger: log})
@@ -130,14 +130,25 @@ func build(config map[string]string, log hclog.Logger) (*sampling, error) {
 		}
 		return nil, err
 	}
-	return assemble(s, inv, queues, cc, nc, log), nil
+	return assemble(s, inv, queues, agents, cc, nc, log), nil
 }
 
-func assemble(s settings, inv *inventory.Inventory, queues *queue.Set, cc *consul.Client, nc nomadReader, log hclog.Logger) *sampling {
-	out := &sampling{hold: s.hold, queues: queues, tally: newTally(), listen: s.metrics}
+// plain is the plugin's log for code that uses the standard library's.
+func plain(log hclog.Logger) *slog.Logger {
+	w := log.StandardWriter(&hclog.StandardLoggerOptions{ForceLevel: hclog.Warn})
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelWarn, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+		if len(groups) == 0 && (a.Key == slog.TimeKey || a.Key == slog.LevelKey) {
+			return slog.Attr{} // the plugin's log has its own
+		}
+		return a
+	}}))
+}
+
+func assemble(s settings, inv *inventory.Inventory, queues *queue.Set, agents fleet.Config, cc *consul.Client, nc nomadReader, log hclog.Logger) *sampling {
+	out := &sampling{hold: s.hold, queues: queues, tally: newTally(), listen: s.listen}
 	out.look = &observer{
 		log: log, every: s.sample, nomad: nc, consul: cc, tally: out.tally, kick: make(chan struct{}, 1),
-		gather: fleet.Config{Concurrency: s.agentsAtOnce, Timeout: s.agentTimeout, Token: s.agentToken},
+		gather: agents,
 		sight:  signal.Sight{Coverage: s.coverage, Apart: max(s.hold, 3*s.sample)},
 	}
 	for _, ip := range inv.Pools {
@@ -187,7 +198,7 @@ func (s *sampling) start() {
 	if s.keep != nil {
 		s.done.Go(func() { s.keep.run(ctx, s.book) })
 	}
-	if s.listen != "" {
+	if s.listen != listenOff {
 		s.done.Go(func() { exposition{s.tally, s.book, s.hold}.serve(ctx, s.listen, s.look.log) })
 	}
 }

@@ -40,7 +40,8 @@ type cluster struct {
 	agents map[string]fleet.Snapshot // by node
 	silent map[string]bool
 	away   error // of Consul
-	asked  int   // snapshots
+	strays []string
+	asked  int // snapshots
 }
 
 func (c *cluster) set(change func()) {
@@ -71,14 +72,14 @@ func (c *cluster) Groups(_ context.Context, _, job string) (map[string]nomad.Gro
 	return c.groups, c.err
 }
 
-func (c *cluster) Agents(context.Context) (map[string]consul.AgentEntry, error) {
+func (c *cluster) FindAgents(context.Context) (map[string]consul.AgentEntry, []string, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	entries := make(map[string]consul.AgentEntry)
 	for node := range c.agents {
 		entries[node] = consul.AgentEntry{Node: node, Addr: node + ":9109"}
 	}
-	return entries, c.away
+	return entries, c.strays, c.away
 }
 
 // RoundTrip is an agent's answer.
@@ -122,7 +123,7 @@ func (c *cluster) host(node string, busy float64) {
 func sampled(t *testing.T, c *cluster, change ...func(*sampling)) *plugin {
 	p := newPlugin(hclog.NewNullLogger())
 	s := &sampling{
-		known: signal.Known{Pools: []string{"h100"}}, hold: 2 * time.Minute, tally: newTally(),
+		known: signal.Known{Pools: []string{"h100"}}, hold: 2 * time.Minute, tally: newTally(), listen: listenOff,
 		book: &book{log: p.log, fine: time.Hour, series: make(map[string]*series)},
 	}
 	s.look = &observer{
@@ -400,6 +401,27 @@ func TestLiesAboutTime(t *testing.T) {
 	})
 }
 
+// Entries in Consul that are none of an agent are named once, counted, and left
+// out.
+func TestStrays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &cluster{strays: []string{`service "x" names no Nomad node`}}
+		c.host("a", 0.5)
+		var log bytes.Buffer
+		p := sampled(t, c, func(s *sampling) { s.look.log = hclog.New(&hclog.LoggerOptions{Output: &log}) })
+		if v, err := one(t, p, `gpu_busy_ratio{pool="h100"}`); err != nil || v != 0.5 {
+			t.Errorf("%v, %v", v, err)
+		}
+		time.Sleep(time.Hour)
+		if n := strings.Count(log.String(), "names no Nomad node"); n != 1 {
+			t.Errorf("told %d times:\n%s", n, &log)
+		}
+		if got := served(t, p.now)["gpupool_apm_stray_entries "]; got != "1" {
+			t.Errorf("counted %q", got)
+		}
+	})
+}
+
 func TestManyQueries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := sampled(t, &cluster{}, func(s *sampling) { s.look.every, s.hold = 10*time.Minute, time.Hour })
@@ -503,7 +525,7 @@ func TestSetConfig(t *testing.T) {
 	p := newPlugin(hclog.NewNullLogger())
 	defer p.stop()
 	pools := write(t, "pools.hcl", poolsFile)
-	config := map[string]string{"pools": pools, "history": "none", "nomad_address": "http://127.0.0.1:1", "consul_address": "127.0.0.1:1"}
+	config := map[string]string{"pools": pools, "history": "none", "listen": "off", "nomad_address": "http://127.0.0.1:1", "consul_address": "127.0.0.1:1"}
 	if err := p.SetConfig(config); err != nil {
 		t.Fatal(err)
 	}
@@ -533,10 +555,10 @@ func TestSetConfig(t *testing.T) {
 	// A wrong one leaves everything as it is, and says all that is wrong.
 	before := p.now
 	err := p.SetConfig(map[string]string{
-		"pools": write(t, "pools.hcl", `pool "x" {}`), "queues": "/nowhere/queues.hcl", "sample": "0s", "metrics": "9110", "coverage": "2",
+		"pools": write(t, "pools.hcl", `pool "x" {}`), "queues": "/nowhere/queues.hcl", "sample": "0s", "listen": "9110", "agent_key_file": "x.pem", "coverage": "2",
 		"history": "consol", "history_url": "prom", "sampel": "5s", "consul_prefix": "a//b",
 	})
-	for _, want := range []string{"pool \"x\"", "/nowhere/queues.hcl", "sample:", "metrics:", "coverage:", "history:", "history_url:", `did you mean "sample"?`, "consul prefix"} {
+	for _, want := range []string{"pool \"x\"", "/nowhere/queues.hcl", "sample:", "listen:", "agent_tls: is not set", "coverage:", "history:", "history_url:", `did you mean "sample"?`, "consul prefix"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("the error does not say %q: %v", want, err)
 		}
@@ -558,7 +580,7 @@ func TestQueues(t *testing.T) {
 	p := newPlugin(hclog.NewNullLogger())
 	defer p.stop()
 	err := p.SetConfig(map[string]string{
-		"pools": write(t, "pools.hcl", poolsFile), "history": "none", "sample": "1s",
+		"pools": write(t, "pools.hcl", poolsFile), "history": "none", "listen": "off", "sample": "1s",
 		"nomad_address": "http://127.0.0.1:1", "consul_address": "127.0.0.1:1",
 		"queues": write(t, "queues.hcl", fmt.Sprintf(`
 queue "tasks" {
