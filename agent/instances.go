@@ -82,6 +82,7 @@ func (c *instancesConfig) validate(authorized bool) error {
 type instances struct {
 	watcher *instance.Watcher
 	entries *register.Instances // nil if they are not kept in Consul
+	grants  grants
 	admin   bool
 	log     *slog.Logger
 }
@@ -95,8 +96,9 @@ func watchInstances(cfg config, snapshot func() fleet.Snapshot, log *slog.Logger
 	if err != nil {
 		return nil, err
 	}
-	watcher := instance.New(instance.Config{
-		Allocs:  source.read,
+	all := &instances{admin: cfg.instances.Admin, log: log}
+	all.watcher = instance.New(instance.Config{
+		Allocs:  all.grants.follow(source.read),
 		Servers: engine.NewClient(engine.ClientConfig{}),
 		GPUs:    func() []fleet.GPU { return snapshot().GPUs },
 		Pattern: cfg.instances.Service,
@@ -104,7 +106,6 @@ func watchInstances(cfg config, snapshot func() fleet.Snapshot, log *slog.Logger
 		Rules:   instance.DefaultRules(),
 		Log:     log,
 	})
-	all := &instances{watcher: watcher, admin: cfg.instances.Admin, log: log}
 	client, err := consulClient(cfg)
 	if err != nil {
 		return nil, err
@@ -112,7 +113,7 @@ func watchInstances(cfg config, snapshot func() fleet.Snapshot, log *slog.Logger
 	if client != nil {
 		all.entries = register.NewInstances(register.InstancesConfig{
 			Consul: client, Node: cfg.Node, TTL: cfg.TTL,
-			Entries: watcher.Entries, Changed: watcher.Changed(), Log: log,
+			Entries: all.watcher.Entries, Changed: all.watcher.Changed(), Log: log,
 		})
 	}
 	return all, nil
@@ -154,7 +155,7 @@ func (i *instances) describe(snapshot func() fleet.Snapshot) func() fleet.Snapsh
 		return snapshot
 	}
 	return func() fleet.Snapshot {
-		s := snapshot()
+		s := i.grants.describe(snapshot())
 		s.Instances = i.watcher.Instances(time.Now())
 		return s
 	}

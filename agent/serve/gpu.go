@@ -241,6 +241,16 @@ var gpuMetrics = []gpuMetric{
 		}
 		return n, g.Processes.Quality == fleet.QualityOK && len(g.Processes.List) == g.Processes.Total
 	}),
+	gauge("gpupool_gpu_leftover_processes", "Compute processes whose allocation has ended, as Nomad says. Absent if not all processes are listed.", func(g gpuView) (float64, bool) {
+		n := 0.0
+		for _, p := range g.Processes.List {
+			n += number(p.Over)
+		}
+		return n, g.Grants.Quality == fleet.QualityOK && g.Processes.Quality == fleet.QualityOK && len(g.Processes.List) == g.Processes.Total
+	}),
+	gauge("gpupool_gpu_granted_tasks", "Tasks that Nomad gave the GPU, or a part of it, to.", func(g gpuView) (float64, bool) {
+		return float64(len(g.Grants.List)), g.Grants.Quality == fleet.QualityOK
+	}),
 	several(prometheus.GaugeValue, "gpupool_allocation_gpu_memory_bytes", []string{"alloc_id", "task"}, "GPU memory of a Nomad allocation's task.",
 		func(g gpuView, send func(float64, ...string)) {
 			if g.Processes.Quality != fleet.QualityOK {

@@ -49,8 +49,9 @@ func wholeAndDivided() fleet.Snapshot {
 				Fabric:   fleet.Fabric{Read: ok, State: "completed", Health: "healthy"},
 				NVLink:   fleet.NVLink{Read: ok, Links: 18, Active: 17, Errors: n(9)},
 				MIG:      fleet.MIG{Read: ok},
+				Grants:   fleet.Grants{Quality: fleet.QualityOK, List: []fleet.Grant{{Alloc: alloc, Job: "train", Task: "train"}}},
 				Processes: fleet.Processes{Quality: fleet.QualityOK, Total: 1, List: []fleet.Process{
-					{PID: 1, Alloc: alloc, Task: "train", Memory: &memory, Foreign: true}}},
+					{PID: 1, Alloc: alloc, Task: "train", Memory: &memory, Foreign: true, Over: true}}},
 			},
 			{
 				Index: 1, UUID: "GPU-divided", Name: "NVIDIA H200", PCI: "00000000:02:00.0", State: fleet.StateOK,

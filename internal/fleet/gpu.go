@@ -11,6 +11,7 @@ import (
 const (
 	MaxMIGDevices = 32 // MIG devices of one GPU; NVIDIA's GPUs have up to 7
 	MaxXIDs       = 64 // different XIDs of one GPU
+	MaxGrants     = 32 // allocations that were given one GPU, or parts of it
 	maxWords      = 32 // throttle reasons, or reasons of a verdict
 )
 
@@ -180,6 +181,22 @@ type MIGDevice struct {
 	Outside   int      `json:"outside"`   // of them, those of no allocation
 }
 
+// Grants are the allocations that Nomad gave a GPU to, or a part of it, and that
+// have not ended. They are there before any process runs. All of it is absent
+// where the agent does not ask Nomad.
+type Grants struct {
+	Quality Quality `json:"quality"`
+	List    []Grant `json:"list,omitempty"`
+}
+
+// Grant is one task that was given a GPU.
+type Grant struct {
+	Alloc string `json:"alloc_id"`
+	Job   string `json:"job"`
+	Task  string `json:"task"`
+	MIG   string `json:"mig_uuid,omitempty"` // the part that it was given
+}
+
 // XIDs are the errors that the driver reported for a GPU since the agent
 // started. List is complete while Quality is ok.
 type XIDs struct {
@@ -278,6 +295,7 @@ func (g GPU) checkFacts() error {
 		group("nvlink", g.NVLink.Read, most, append(counts(g.NVLink.Errors), float64(g.NVLink.Links), float64(g.NVLink.Active))...),
 		g.Throttle.check(),
 		g.MIG.check(),
+		g.Grants.check(),
 		g.XIDs.check(),
 		g.Health.check(),
 	}
@@ -384,6 +402,21 @@ func (m MIG) check() error {
 		}
 		if err != nil {
 			return fmt.Errorf("mig: devices[%d]: %w", i, err)
+		}
+	}
+	return nil
+}
+
+func (gs Grants) check() error {
+	if err := group("grants", Read{Quality: gs.Quality}, 0); err != nil {
+		return err
+	}
+	if len(gs.List) > MaxGrants {
+		return fmt.Errorf("grants: %d, more than %d", len(gs.List), MaxGrants)
+	}
+	for _, grant := range gs.List {
+		if err := errors.Join(short(grant.Alloc), short(grant.Job), short(grant.Task), short(grant.MIG)); err != nil {
+			return fmt.Errorf("grants: %w", err)
 		}
 	}
 	return nil

@@ -160,6 +160,7 @@ type GPU struct {
 	PCIeReplays Value    `json:"pcie_replays,omitzero"` // packets sent again since the driver was loaded
 
 	MIG       MIG       `json:"mig,omitzero"`
+	Grants    Grants    `json:"grants,omitzero"`
 	Processes Processes `json:"processes"`
 }
 
@@ -226,6 +227,9 @@ type Process struct {
 	MIG string `json:"mig_uuid,omitempty"`
 	// Foreign is set where the allocation was given other GPUs than this one.
 	Foreign bool `json:"foreign,omitempty"`
+	// Over is set where Nomad says that the allocation has ended: the process
+	// was left behind.
+	Over bool `json:"alloc_over,omitempty"`
 	// Why is why the owner could not be found out, in which case the process
 	// counts as outside.
 	Why string `json:"why,omitempty"`
