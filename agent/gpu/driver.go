@@ -77,16 +77,19 @@ const (
 	// Busy is the share of the driver's last sampling window in which a kernel
 	// ran, 0 to 1.
 	Busy Quantity = iota
-	// Power is the present draw in watts, PowerLimit what the driver enforces.
+	// Power is the present draw in watts.
 	Power
+	// PowerLimit is what the driver enforces, in watts.
 	PowerLimit
 	// Energy is what was used since the driver was loaded, in joules.
 	Energy
-	// Temperature of the die, and of the memory, in degrees Celsius.
+	// Temperature of the die, in degrees Celsius.
 	Temperature
+	// MemoryTemperature is that of the memory, in degrees Celsius.
 	MemoryTemperature
-	// SMClock and MemoryClock are clock rates in hertz.
+	// SMClock is the clock rate of the multiprocessors, in hertz.
 	SMClock
+	// MemoryClock is the clock rate of the memory, in hertz.
 	MemoryClock
 	// Throttling is a mask of [fleet.ThrottleReasons].
 	Throttling

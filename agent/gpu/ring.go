@@ -19,9 +19,9 @@ type sample struct {
 	value float64
 }
 
-// newRing makes a ring for all samples of a span of time.
-func newRing(span, period time.Duration) ring {
-	return ring{period: period, samples: make([]sample, max(1, int(span/period)))}
+// newRing makes a ring for all samples of the longest window.
+func newRing(period time.Duration) ring {
+	return ring{period: period, samples: make([]sample, max(1, int(history/period)))}
 }
 
 func (r *ring) add(at time.Time, value float64) {

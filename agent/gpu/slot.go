@@ -85,10 +85,10 @@ func newSlot(index, epoch int, now time.Time, cfg Config, pasts *pasts) *slot {
 		log:      cfg.Log,
 		began:    now,
 		readings: make([]reading, len(probes)),
-		busy:     newRing(history, cfg.Period),
-		sm:       newRing(history, medium*cfg.Period),
-		power:    newRing(history, medium*cfg.Period),
-		throttle: newRing(history, cfg.Period),
+		busy:     newRing(cfg.Period),
+		sm:       newRing(medium * cfg.Period),
+		power:    newRing(medium * cfg.Period),
+		throttle: newRing(cfg.Period),
 	}
 }
 

@@ -396,10 +396,10 @@ func (g guardedDevice) GetMigDeviceHandleByIndex(x int) (nvml.Device, nvml.Retur
 	return call(g.available, "GetMigDeviceHandleByIndex", func() (nvml.Device, nvml.Return) { return g.device.GetMigDeviceHandleByIndex(x) })
 }
 
-func (g guardedDevice) GetGpuInstanceId() (int, nvml.Return) {
+func (g guardedDevice) GetGpuInstanceId() (int, nvml.Return) { //nolint:revive // go-nvml's name
 	return call(g.available, "GetGpuInstanceId", g.device.GetGpuInstanceId)
 }
 
-func (g guardedDevice) GetComputeInstanceId() (int, nvml.Return) {
+func (g guardedDevice) GetComputeInstanceId() (int, nvml.Return) { //nolint:revive // go-nvml's name
 	return call(g.available, "GetComputeInstanceId", g.device.GetComputeInstanceId)
 }
