@@ -102,6 +102,91 @@ func TestOwnerIsKeptWhileTheProcessExits(t *testing.T) {
 	}
 }
 
+// TestOwners finds the owners of the processes in testdata/owners.txt.
+func TestOwners(t *testing.T) {
+	text, err := os.ReadFile("testdata/owners.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	type process struct {
+		name, parent, want string
+		files              map[string]string
+	}
+	var all []*process
+	pids := map[string]int{"": 1}
+	for line := range strings.Lines(string(text)) {
+		key, value, _ := strings.Cut(strings.Trim(line, " \n"), " ")
+		switch {
+		case key == "" || key[0] == '#':
+		case key == "process":
+			all = append(all, &process{name: value, files: map[string]string{"cgroup": "", "environ": ""}})
+			pids[value] = 100 + len(all)
+		case key == "parent":
+			all[len(all)-1].parent = value
+		case key == "want":
+			all[len(all)-1].want = value
+		case key == "hidden":
+			delete(all[len(all)-1].files, value)
+		case key == "cgroup":
+			all[len(all)-1].files[key] += value + "\n"
+		case key == "environ":
+			all[len(all)-1].files[key] += value + "\x00"
+		default:
+			t.Fatalf("testdata/owners.txt: there is no key %q", key)
+		}
+	}
+	root := t.TempDir()
+	for _, p := range all {
+		write(t, root, pids[p.name], "stat", statLine(pids[p.name], "x", pids[p.parent], 1))
+		for name, text := range p.files {
+			write(t, root, pids[p.name], name, text)
+		}
+	}
+	for _, p := range all {
+		t.Run(p.name, func(t *testing.T) {
+			o := New(root).Owner(pids[p.name])
+			got := "nobody"
+			switch {
+			case o.Err != nil:
+				got = "unknown"
+			case o.Alloc != "":
+				got = strings.TrimRight(strings.Join(append([]string{o.Alloc, o.Task}, o.Devices...), " "), " ")
+			}
+			if got != p.want {
+				t.Errorf("belongs to %s, want %s", got, p.want)
+			}
+		})
+	}
+}
+
+func TestForeign(t *testing.T) {
+	const gpu, other, part = "GPU-11111111-2222-3333-4444-555555555555", "GPU-66666666-7777-8888-9999-aaaaaaaaaaaa", "MIG-11111111-2222-3333-4444-555555555555"
+	for _, tt := range []struct {
+		name    string
+		devices []string
+		mig     string
+		want    bool
+	}{
+		{"its own", []string{other, gpu}, "", false},
+		{"another's", []string{other}, "", true},
+		{"not known", nil, "", false},
+		{"its own part", []string{part}, part, false},
+		{"another part", []string{part}, "MIG-other", true},
+		{"a part, and it is not known which the process is on", []string{part}, "", false},
+		{"the whole of a divided GPU", []string{gpu}, part, false},
+		{"a part, as older drivers name it", []string{"MIG-" + gpu + "/7/0"}, part, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := (Owner{Alloc: alloc, Devices: tt.devices}).Foreign(gpu, tt.mig); got != tt.want {
+				t.Errorf("Foreign = %t, want %t", got, tt.want)
+			}
+		})
+	}
+	if (Owner{Devices: []string{other}}).Foreign(gpu, "") {
+		t.Error("a process of no allocation is foreign")
+	}
+}
+
 func TestAncestorsAreBounded(t *testing.T) {
 	root := t.TempDir()
 	for pid := 10; pid < 20; pid++ { // a ring of parents, which no kernel makes
@@ -113,24 +198,11 @@ func TestAncestorsAreBounded(t *testing.T) {
 	}
 }
 
-func TestParseCgroup(t *testing.T) {
-	for _, tt := range []struct{ name, text, alloc, task string }{
-		{"v2 share", "0::/nomad.slice/share.slice/" + alloc + ".train.scope\n", alloc, "train"},
-		{"v2 reserve", "0::/nomad.slice/reserve.slice/" + alloc + ".my-task.v2.scope\n", alloc, "my-task.v2"},
-		{"v2 under another group", "0::/system.slice/nomad.slice/share.slice/" + alloc + ".train.scope/inner\n", alloc, "train"},
-		{"v1", "5:freezer:/nomad/" + alloc + ".train\n4:cpuset:/nomad/share/" + alloc + ".train\n", alloc, "train"},
-		{"docker", "0::/system.slice/docker-" + strings.Repeat("ab", 32) + ".scope\n", "", ""},
-		{"the Nomad client", "0::/system.slice/nomad.service\n", "", ""},
-		{"not Nomad's", "0::/user.slice/" + alloc + ".train.scope\n", "", ""},
-		{"empty", "", "", ""},
-		{"garbage", "::\n:\n\x00", "", ""},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			alloc, task, ok := parseCgroup(tt.text)
-			if alloc != tt.alloc || task != tt.task || ok != (tt.alloc != "") {
-				t.Errorf("parseCgroup = %q, %q, %t, want %q, %q", alloc, task, ok, tt.alloc, tt.task)
-			}
-		})
+func TestParseCgroup(t *testing.T) { // testdata/owners.txt has the good ones
+	for _, text := range []string{"", "::\n:\n\x00", "0::/nomad.slice/share.slice/" + alloc + "\n", "0::nomad.slice/" + alloc + ".t.scope\n"} {
+		if alloc, task, ok := parseCgroup(text); ok {
+			t.Errorf("parseCgroup(%q) = %q, %q, want none", text, alloc, task)
+		}
 	}
 }
 
