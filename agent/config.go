@@ -31,6 +31,7 @@ type config struct {
 	TLS       mtls.Files    // to serve TLS with; none for plain HTTP
 	Aliases   bool          // whether metrics go by dcgm-exporter's names too
 	instances instancesConfig
+	notices   noticesConfig
 	LogLevel  slog.Level
 	Version   bool // print it and end
 
@@ -58,6 +59,7 @@ func flags(c *config) *flag.FlagSet {
 	f.StringVar(&c.TLS.CA, "tls-client-ca", "", "`file` with the CA of the certificates that clients must have; the default is that they need none")
 	f.BoolVar(&c.Aliases, "dcgm-aliases", false, "serve the metrics under the names of NVIDIA's dcgm-exporter too")
 	c.instances.flags(f)
+	c.notices.flags(f)
 	f.TextVar(&c.LogLevel, "log-level", slog.LevelInfo, "least `level` that is logged: debug, info, warn or error")
 	f.BoolVar(&c.Version, "version", false, "print the version and end")
 	f.Usage = func() {
@@ -144,7 +146,7 @@ func (c *config) validate() error {
 			}
 		}
 	}
-	errs = append(errs, c.instances.validate(c.token != ""))
+	errs = append(errs, c.instances.validate(c.token != ""), c.notices.validate(c.instances.Nomad))
 	if err := checkToken(c.token); err != nil && c.TokenFile == "" {
 		bad("%sTOKEN: %w", envPrefix, err)
 	}

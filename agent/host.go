@@ -44,6 +44,11 @@ func serveHost(ctx context.Context, cfg config, log *slog.Logger) error {
 		_ = listener.Close()
 		return err
 	}
+	notices, leaver, err := watchNotices(cfg, servers, log)
+	if err != nil {
+		_ = listener.Close()
+		return err
+	}
 	snapshot = servers.describe(snapshot)
 	registration, err := registrar(cfg, listener, snapshot, log)
 	if err != nil {
@@ -65,6 +70,10 @@ func serveHost(ctx context.Context, cfg config, log *slog.Logger) error {
 		}
 	})
 	watched := background(func() { servers.run(ctx) })
+	if notices != nil {
+		background(func() { notices.Run(ctx) })
+		background(func() { leaver.Run(ctx) })
+	}
 	sampled := background(func() {
 		if err := sampler.Run(ctx); err != nil {
 			stop(fmt.Errorf("%w; a new process loads the new one", err))
