@@ -12,6 +12,11 @@ if [[ ${1-} == test ]]; then
 	package[chromium]=chromium       # looks at the simulator's report
 	package[ip]=iproute2             # lays the wire for Wake-on-LAN
 	package[redfishtool]=redfishtool # drives the Redfish simulator, as python3-sushy does
+	# Queue servers, which tests start by themselves.
+	package[nats-server]=nats-server
+	package[prometheus]=prometheus
+	package[rabbitmq-server]=rabbitmq-server
+	package[redis-server]=redis-server
 fi
 missing=()
 for program in "${!package[@]}"; do
@@ -22,6 +27,9 @@ if ! echo '#include <stdio.h>' | "${CC:-gcc}" -E - >/dev/null 2>&1; then
 fi
 if [[ ${1-} == test ]] && ! /usr/bin/python3 -c 'import sushy' 2>/dev/null; then
 	missing+=(python3-sushy)
+fi
+if [[ ${1-} == test ]] && ! command -v postgres >/dev/null && ! compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null; then
+	missing+=(postgresql)
 fi
 ((${#missing[@]})) || exit 0
 
@@ -40,5 +48,26 @@ fi
 say "installing ${missing[*]} (half a minute to two minutes)"
 export DEBIAN_FRONTEND=noninteractive
 install() { "${as_root[@]}" apt-get install -y -q --no-install-recommends "${missing[@]}" >&2; }
+
+# Debian starts the servers of packages, now and at each boot. Those that come
+# by this script are for tests: none may listen on this machine.
+policy=/usr/sbin/policy-rc.d
+if [[ ! -e $policy ]]; then
+	printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee "$policy" >/dev/null
+	"${as_root[@]}" chmod 755 "$policy"
+	trap '"${as_root[@]}" rm -f "$policy"' EXIT
+fi
 # The lists of a fresh machine are empty; those of an old one are stale.
 install || { "${as_root[@]}" apt-get update -q >&2 && install; }
+units=()
+for p in "${missing[@]}"; do
+	case $p in
+	rabbitmq-server) units+=(rabbitmq-server.service epmd.socket epmd.service) ;;
+	nats-server | postgresql | prometheus | redis-server) units+=("$p.service") ;;
+	esac
+done
+if ((${#units[@]})) && command -v systemctl >/dev/null; then
+	for u in "${units[@]}"; do
+		"${as_root[@]}" systemctl disable "$u" >/dev/null 2>&1 || true # not every release has each
+	done
+fi

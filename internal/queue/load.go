@@ -195,14 +195,15 @@ func (p *parser) source(b *hclsyntax.Block, subject string, seen map[string]int)
 	for _, inner := range b.Body.Blocks {
 		p.reject(plainhcl.Line(inner.TypeRange), subject, inner.Type, "there is no such block", "take it out")
 	}
+	before := len(p.problems)
 	r := p.reader(b, subject)
 	open := kind.Declare(r)
 	m.declare(r, kind, func(key string) bool { return b.Body.Attributes[key] != nil })
 	r.Finish(nil)
 	p.problems = append(p.problems, r.Problems()...)
 	p.warn(b, subject)
-	if len(r.Problems()) > 0 {
-		return nil
+	if len(p.problems) > before {
+		return nil // open is not for settings with mistakes
 	}
 	source, err := open()
 	for _, err := range flatten(err) {
@@ -220,14 +221,15 @@ func (m *member) declare(r *setting.Reader, k Kind, given func(key string) bool)
 	m.target = 1
 	first := ""
 	for _, key := range k.Targets {
+		before := len(r.Problems())
 		t := r.Float(key, 0, "How much of this work, waiting and running, one unit of capacity (a GPU, a slot, an instance: what the policy counts) should have. Less than 1 where one item takes several.", setting.Between(0, 1e12))
 		r.DefaultIs(key, "`1`")
 		switch {
-		case !given(key):
+		case !given(key) || len(r.Problems()) > before:
 		case first != "":
 			r.Reject(key, first+" is given too, and means the same", "keep one of them")
 		case t == 0:
-			r.Reject(key, "is 0 or no number, so the work would ask for no end of capacity", "write more than 0")
+			r.Reject(key, "is 0, so the work would ask for no end of capacity", "write more than 0")
 		default:
 			m.target, first = t, key
 		}

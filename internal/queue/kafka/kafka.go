@@ -69,8 +69,11 @@ func Declare(r *setting.Reader) Config {
 		UseTLS:      r.Bool("tls", false, "Speak TLS."),
 		TLS:         dial.DeclareTLS(r),
 	}
+	if len(r.Problems()) > 0 {
+		return c
+	}
 	if with := c.SASL != None; with != (c.Username != "") || with != (c.Password != "") {
-		r.Reject("sasl", "does not fit username and password", `give all three, or none`)
+		r.Reject("sasl", "does not fit username and password", "give all three, or none")
 	}
 	return c
 }

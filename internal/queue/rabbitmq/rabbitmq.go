@@ -4,6 +4,7 @@ package rabbitmq
 
 import (
 	"net/url"
+	"slices"
 
 	"github.com/gpupool/gpupool/internal/queue"
 	"github.com/gpupool/gpupool/internal/queue/dial"
@@ -49,7 +50,7 @@ func Declare(r *setting.Reader) Config {
 		Password:     r.Secret("password", "Its password."),
 		TLS:          dial.DeclareTLS(r),
 	}
-	if c.Password == "" {
+	if c.Password == "" && !slices.ContainsFunc(r.Problems(), func(p setting.Problem) bool { return p.Key == "password" }) {
 		r.Reject("password", "is required and not there", `add it: a reference to a credential, "env:NAME" or "file:PATH"`)
 	}
 	if host == "" {

@@ -57,6 +57,9 @@ management.tcp.port = %s
 default_user = gpupool
 default_pass = %s
 collect_statistics_interval = 200
+management.sample_retention_policies.global.minute = 1
+management.sample_retention_policies.basic.minute = 1
+management.sample_retention_policies.detailed.10 = 1
 log.console.level = warning
 `, s.amqp, httpPort, password),
 		plugins: "[rabbitmq_management].\n",

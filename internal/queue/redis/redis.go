@@ -88,25 +88,30 @@ func open(s Server) (*client, error) {
 		}
 	}
 	o := options(c.dial)
-	o.Addr, o.DB, o.CredentialsProviderContext = s.Addresses[0], s.Database, c.credentials
+	o.DB, o.CredentialsProviderContext = s.Database, c.credentials
 	c.redis = redis.NewClient(o)
 	return c, nil
 }
 
 type dialer = func(ctx context.Context, network, address string) (net.Conn, error)
 
+// placeholder is the address that the library knows. It looks names up when a
+// client is made, which is to send nothing, so the dialer has the right one.
+const placeholder = "127.0.0.1:6379"
+
 // options are those of a client that has one connection, tries once, says
 // nothing of itself and hears nothing that it did not ask for.
 func options(d dialer) *redis.Options {
 	return &redis.Options{
-		Dialer: d, Protocol: 2, DisableIdentity: true, ContextTimeoutEnabled: true,
+		Addr: placeholder, Dialer: d, Protocol: 2, DisableIdentity: true, ContextTimeoutEnabled: true,
 		MaxRetries: -1, DialerRetries: 1, PoolSize: 1, MaxActiveConns: 1,
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 	}
 }
 
 // dial connects to the server, or to the master that the Sentinels name.
-func (c *client) dial(ctx context.Context, network, address string) (net.Conn, error) {
+func (c *client) dial(ctx context.Context, network, _ string) (net.Conn, error) {
+	address := c.server.Addresses[0]
 	if c.server.Sentinel != "" {
 		var err error
 		if address, err = c.master(ctx); err != nil {
@@ -129,8 +134,10 @@ func (c *client) connect(ctx context.Context, network, address string) (net.Conn
 func (c *client) master(ctx context.Context) (string, error) {
 	var errs []error
 	for _, address := range c.server.Addresses {
-		o := options(c.connect)
-		o.Addr, o.Username = address, c.server.SentinelUsername
+		o := options(func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return c.connect(ctx, network, address)
+		})
+		o.Username = c.server.SentinelUsername
 		if ref := c.server.SentinelPassword; ref != "" {
 			password, err := ref.Resolve()
 			if err != nil {
