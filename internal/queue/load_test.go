@@ -35,7 +35,7 @@ func TestDiagnostics(t *testing.T) {
 	datadriven.Walk(t, "testdata/golden", func(t *testing.T, path string) {
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
 			set, err := sources.Parse("queues.hcl", []byte(strings.ReplaceAll(d.Input, "SECRETFILE", file)))
-			out := ""
+			var out string
 			if err != nil {
 				out = err.Error() + "\n"
 			} else {

@@ -168,7 +168,7 @@ func cancelled(b *bench) {
 // recovers reads until it succeeds, which may take one failed read.
 func (b *bench) recovers(s queue.Source, waiting float64) {
 	b.t.Helper()
-	if _, err := b.read(s, plenty); err != nil && classOf(err) != queue.ErrUnreachable {
+	if _, err := b.read(s, plenty); err != nil && !errors.Is(err, queue.ErrUnreachable) {
 		b.t.Fatalf("the first read after the break: %v, want one of the class %q or none", err, queue.ErrUnreachable)
 	}
 	r, err := b.read(s, plenty)
@@ -305,7 +305,7 @@ func restarted(b *bench) {
 	b.name += "-again"
 	b.rig.Server.Put(b.t, b.name, 2, 0)
 	b.want(b.open(), 2, nil)
-	if _, err := b.read(s, plenty); err != nil && classOf(err) != queue.ErrMissing {
+	if _, err := b.read(s, plenty); err != nil && !errors.Is(err, queue.ErrMissing) {
 		b.t.Fatalf("after the restart: %v", err)
 	}
 }

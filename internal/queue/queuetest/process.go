@@ -2,6 +2,7 @@ package queuetest
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"net"
 	"os"
@@ -52,7 +53,7 @@ func Start(t testing.TB, spec Spec) *Process {
 func (p *Process) Run() {
 	p.t.Helper()
 	p.log = new(buffer)
-	p.cmd = exec.Command(p.spec.Args[0], p.spec.Args[1:]...)
+	p.cmd = exec.Command(p.spec.Args[0], p.spec.Args[1:]...) //nolint:noctx // it is stopped by pid
 	p.cmd.Env = append(os.Environ(), p.spec.Env...)
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
 	p.cmd.Dir = "/"
@@ -154,11 +155,11 @@ func Dir(t testing.TB, name string) string {
 // FreePort is a port of 127.0.0.1 that nobody listens on.
 func FreePort(t testing.TB) int {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ln, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ln.Close()
+	_ = ln.Close()
 	return ln.Addr().(*net.TCPAddr).Port
 }
 
@@ -168,7 +169,7 @@ func Loopback(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
 // Listening is a Spec's Ready for servers that are ready when they listen.
 func Listening(addr string) func() error {
 	return func() error {
-		c, err := net.DialTimeout("tcp", addr, time.Second)
+		c, err := (&net.Dialer{Timeout: time.Second}).DialContext(context.Background(), "tcp", addr)
 		if err == nil {
 			_ = c.Close()
 		}

@@ -1,6 +1,7 @@
 package queuetest
 
 import (
+	"context"
 	"crypto/tls"
 	"io"
 	"net"
@@ -45,7 +46,7 @@ func (w *Wire) Addr() string { return w.addr }
 
 func (w *Wire) listen(addr string) {
 	w.t.Helper()
-	ln, err := net.Listen("tcp", addr)
+	ln, err := new(net.ListenConfig).Listen(context.Background(), "tcp", addr)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -76,7 +77,7 @@ func (w *Wire) track(c net.Conn) bool {
 }
 
 func (w *Wire) serve(c net.Conn) {
-	defer c.Close()
+	defer c.Close() //nolint:errcheck // it may be cut already
 	if !w.track(c) {
 		return
 	}
@@ -91,16 +92,16 @@ func (w *Wire) serve(c net.Conn) {
 	if w.tls != nil {
 		near = tls.Server(c, w.tls)
 	}
-	far, err := net.Dial("tcp", w.server)
+	far, err := new(net.Dialer).DialContext(context.Background(), "tcp", w.server)
 	if err != nil {
 		return
 	}
-	defer far.Close()
+	defer far.Close() //nolint:errcheck // as above
 	if !w.track(far) {
 		return
 	}
 	w.wg.Go(func() {
-		defer far.Close()
+		defer far.Close() //nolint:errcheck // as above
 		w.pass(far, near, false)
 	})
 	w.pass(near, far, true)
