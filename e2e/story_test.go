@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -175,6 +176,10 @@ func TestStory(t *testing.T) {
 		}
 	}
 	p.ok(p.NothingLost(p.ctx, "train", "serve"))
+	// One of them was powered through Redfish, beside those through IPMI.
+	if resets := p.Hosts()[stage.ByRedfish-1].Redfish.Resets(); !slices.Equal(resets, []string{"On", "GracefulShutdown"}) {
+		t.Errorf("%s was told %q over Redfish, want On and GracefulShutdown", p.Hosts()[stage.ByRedfish-1].Name, resets)
+	}
 
 	// And again: a host that was drained comes back into service.
 	p.ok(p.Scale(p.ctx, 1))

@@ -26,6 +26,7 @@ type Host struct {
 	User        string // of the BMC, with administrator's rights
 	PasswordEnv string // environment variable of [Lab.Env] with the password
 	GPUState    string // file that drives its GPUs; see package nvmltest
+	Redfish     *Redfish
 
 	number int
 	lab    *Lab

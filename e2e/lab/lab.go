@@ -1,7 +1,7 @@
 // Package lab is a GPU data centre on one machine, for the end-to-end tests and
 // the demo: a Consul and a Nomad server, and hosts that are really off until
-// their BMC is told over IPMI to power them on, and then run a real Consul
-// client, a real Nomad client and fake GPUs.
+// their BMC is told over IPMI or Redfish to power them on, and then run a real
+// Consul client, a real Nomad client and fake GPUs.
 //
 // All of it listens on a part of 127.0.0.0/8 that is the lab's own, on the
 // standard ports, so labs can run side by side. All of it runs in one PID
@@ -228,6 +228,9 @@ func (l *Lab) startBMCs(ctx context.Context) error {
 		}); err != nil {
 			return err
 		}
+		if err := h.serveRedfish(ctx); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -242,6 +245,11 @@ func (l *Lab) Close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var errs []error
+	for _, h := range l.hosts {
+		if h.Redfish != nil {
+			errs = append(errs, h.Redfish.server.Close())
+		}
+	}
 	if l.room != nil {
 		errs = append(errs, l.room.close())
 		l.room = nil

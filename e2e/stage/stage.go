@@ -120,8 +120,13 @@ func (s *Stage) build(ctx context.Context) error {
 	return os.Symlink(s.Tools().Autoscaler, filepath.Join(bin, "nomad-autoscaler"))
 }
 
+// ByRedfish is the number of the host that is powered through Redfish; the
+// others are through IPMI.
+const ByRedfish = 2
+
 // inventory is jobs/pools.hcl for the lab's hosts: other addresses, the cipher
-// suite that ipmi_sim has, and a pace that suits spectators.
+// suite that ipmi_sim has, one host that is powered in another way, and a pace
+// that suits spectators.
 func (s *Stage) inventory() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, `pool %q {
@@ -144,7 +149,21 @@ func (s *Stage) inventory() string {
     min_interval = "0s"
   }
 `, PoolName, s.config.BootTimeout, s.Hosts()[0].User)
-	for _, h := range s.Hosts() {
+	for i, h := range s.Hosts() {
+		if i+1 == ByRedfish {
+			fmt.Fprintf(&b, `
+  host %q {
+    power "redfish" {
+      address      = %q
+      fingerprint  = %q
+      username     = %q
+      password     = "env:BMC_PASSWORD"
+      min_interval = "0s"
+    }
+  }
+`, h.Name, h.Redfish.Address, h.Redfish.Fingerprint, h.User)
+			continue
+		}
 		fmt.Fprintf(&b, "\n  host %q {\n    power { address = %q }\n  }\n", h.Name, h.BMC)
 	}
 	b.WriteString("}\n")

@@ -7,6 +7,7 @@
 package redfishtest
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -36,6 +37,19 @@ type Options struct {
 	Certificate loopback.Certificate
 	MaxTLS      uint16 // the newest version of TLS, no limit if zero
 	Extra       string // JSON members to add to the system, such as `"MemorySummary": "broken"`
+
+	Username, Password string // of the account; the constants where they are empty
+	// Hardware is the host that is powered; nil for one that is a variable.
+	Hardware Hardware
+}
+
+// Hardware is a host outside of the service.
+type Hardware interface {
+	// On reads the chassis power.
+	On(ctx context.Context) (bool, error)
+	// Reset does what a ResetType of Redfish says: On, ForceOff or
+	// GracefulShutdown.
+	Reset(ctx context.Context, kind string) error
 }
 
 // Service is one simulated BMC. Its methods do not go through Redfish.
@@ -94,15 +108,27 @@ type task struct {
 // Start starts a service in 127.0.0.0/8. It ends with the test.
 func Start(t testing.TB, o Options) *Service {
 	t.Helper()
+	s := New(o)
+	s.Server = loopback.Start(t, loopback.Options{Certificate: o.Certificate, MaxTLS: o.MaxTLS}, s)
+	return s
+}
+
+// New makes a service without a server, for who has one. Only those of its
+// methods work that need no server.
+func New(o Options) *Service {
 	if len(o.Systems) == 0 {
 		o.Systems = []string{"1"}
 	}
 	if o.Resets == nil {
 		o.Resets = []string{"On", "ForceOff", "GracefulShutdown", "GracefulRestart", "ForceRestart", "PushPowerButton", "Nmi"}
 	}
-	s := &Service{options: o, sessions: make(map[string]string)}
-	s.Server = loopback.Start(t, loopback.Options{Certificate: o.Certificate, MaxTLS: o.MaxTLS}, http.HandlerFunc(s.serve))
-	return s
+	if o.Username == "" {
+		o.Username, o.Password = Username, Password
+	}
+	if o.Hardware != nil {
+		o.Resets = []string{"On", "ForceOff", "GracefulShutdown"}
+	}
+	return &Service{options: o, sessions: make(map[string]string)}
 }
 
 // Power is the true power of the host.

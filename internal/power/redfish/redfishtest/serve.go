@@ -24,8 +24,8 @@ type object = map[string]any
 
 func link(path string) object { return object{"@odata.id": path} }
 
-// serve answers one request.
-func (s *Service) serve(w http.ResponseWriter, r *http.Request) {
+// ServeHTTP answers one request.
+func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	s.requests = append(s.requests, r.Method+" "+r.URL.Path)
 	intercept := s.faults.intercept
@@ -58,7 +58,7 @@ func (s *Service) serve(w http.ResponseWriter, r *http.Request) {
 	case p == systemsPath:
 		write(w, http.StatusOK, s.collection())
 	case dir == systemsPath+"/" && slices.Contains(s.options.Systems, base):
-		s.system(w, p, base)
+		s.system(w, r, p, base)
 	case base == "ResetActionInfo" && s.options.ActionInfo:
 		write(w, http.StatusOK, s.actionInfo(p))
 	case base == "ComputerSystem.Reset" && r.Method == http.MethodPost:
@@ -99,7 +99,16 @@ func (s *Service) collection() object {
 	}
 }
 
-func (s *Service) system(w http.ResponseWriter, p, id string) {
+func (s *Service) system(w http.ResponseWriter, r *http.Request, p, id string) {
+	var hardware string
+	if h := s.options.Hardware; h != nil {
+		on, err := h.On(r.Context())
+		if err != nil {
+			Fail(w, http.StatusServiceUnavailable, "Base.1.18.ServiceTemporarilyUnavailable", err.Error())
+			return
+		}
+		hardware = map[bool]string{true: "On", false: "Off"}[on]
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	reset := object{"target": p + "/Actions/ComputerSystem.Reset"}
@@ -111,6 +120,9 @@ func (s *Service) system(w http.ResponseWriter, p, id string) {
 	state := "On"
 	if id == s.options.Systems[0] {
 		state = s.chassis.state(time.Now())
+	}
+	if hardware != "" {
+		state = hardware
 	}
 	o := object{
 		"@odata.id": p, "@odata.type": "#ComputerSystem.v1_20_0.ComputerSystem", "Id": id, "Name": "host " + id,
@@ -176,7 +188,7 @@ func (s *Service) authorised(w http.ResponseWriter, r *http.Request) bool {
 // login checks a password, unless the account is locked.
 func (s *Service) login(user, password string) bool {
 	s.logins++
-	if locked := s.faults.lockAfter > 0 && s.failed >= s.faults.lockAfter; locked || user != Username || password != Password {
+	if locked := s.faults.lockAfter > 0 && s.failed >= s.faults.lockAfter; locked || user != s.options.Username || password != s.options.Password {
 		s.failed++
 		return false
 	}
@@ -241,6 +253,17 @@ func (s *Service) reset(w http.ResponseWriter, r *http.Request) {
 		return
 	case f.tasks:
 		s.startTask(w, body.ResetType, f.taskFails)
+		return
+	}
+	if h := s.options.Hardware; h != nil {
+		if err := h.Reset(r.Context(), body.ResetType); err != nil {
+			Fail(w, http.StatusInternalServerError, "Base.1.18.InternalError", err.Error())
+			return
+		}
+		s.mu.Lock()
+		s.resets = append(s.resets, body.ResetType)
+		s.mu.Unlock()
+		w.WriteHeader(http.StatusNoContent)
 		return
 	}
 	s.Sleep(f.late)
