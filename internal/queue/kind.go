@@ -12,6 +12,9 @@ type Kind struct {
 	// Targets are the keys for how much work one unit of capacity should
 	// have, by KEDA's names. At most one of them is given.
 	Targets []string
+	// Shared are keys that sources of other kinds have too, with the same
+	// meaning.
+	Shared []string
 	// KEDA has KEDA's name of each key that has one.
 	KEDA map[string]string
 	// Declare reads the settings of a source, recording mistakes in the

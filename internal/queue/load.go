@@ -222,7 +222,9 @@ func (m *member) declare(r *setting.Reader, k Kind, given func(key string) bool)
 	first := ""
 	for _, key := range k.Targets {
 		before := len(r.Problems())
-		t := r.Float(key, 0, "How much of this work, waiting and running, one unit of capacity (a GPU, a slot, an instance: what the policy counts) should have. Less than 1 where one item takes several.", setting.Between(0, 1e12))
+		t := r.Float(key, 0, "How much of this work, waiting and running, one unit of capacity (a GPU, a slot, an instance: what the policy counts) should have. Less than 1 where one item takes several.", setting.Rule[float64]{
+			Text: "above 0", OK: func(v float64) bool { return v >= 0 && v <= 1e12 }, // 0 is not given
+		})
 		r.DefaultIs(key, "`1`")
 		switch {
 		case !given(key) || len(r.Problems()) > before:

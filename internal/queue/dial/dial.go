@@ -67,6 +67,9 @@ var KEDA = map[string]string{
 	"insecure_skip_verify": "unsafeSsl",
 }
 
+// Keys are those of [DeclareTLS].
+var Keys = []string{"ca_file", "cert_file", "key_file", "tls_server_name", "insecure_skip_verify"}
+
 // Config makes the configuration of connections to a host. The files are read
 // anew at each handshake of a client certificate, and now for the rest.
 func (t TLS) Config(host string) (*tls.Config, error) {

@@ -31,7 +31,7 @@ type Config struct {
 // KEDA has KEDA's names of the keys of [Declare].
 func KEDA() map[string]string {
 	return dial.Names(dial.KEDA, dial.AuthKEDA, map[string]string{
-		"server_address": "serverAddress", "query": "query", "threshold": "threshold", "missing_as_zero": "ignoreNullValues",
+		"server_address": "serverAddress", "query": "query", "threshold": "threshold",
 	})
 }
 

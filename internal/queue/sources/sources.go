@@ -4,6 +4,7 @@ package sources
 
 import (
 	"github.com/gpupool/gpupool/internal/queue"
+	"github.com/gpupool/gpupool/internal/queue/dial"
 	"github.com/gpupool/gpupool/internal/queue/kafka"
 	"github.com/gpupool/gpupool/internal/queue/metricsapi"
 	"github.com/gpupool/gpupool/internal/queue/nats"
@@ -54,7 +55,7 @@ func Parse(filename string, src []byte) (*queue.Set, error) {
 // kind makes a line of the table.
 func kind[C any, S queue.Source](name, doc string, declare func(*setting.Reader) C, open func(C) (S, error), keda map[string]string, targets ...string) queue.Kind {
 	return queue.Kind{
-		Name: name, Doc: doc, Targets: targets, KEDA: keda,
+		Name: name, Doc: doc, Targets: targets, Shared: dial.Keys, KEDA: keda,
 		Declare: func(r *setting.Reader) queue.Open {
 			cfg := declare(r)
 			return func() (queue.Source, error) {
