@@ -24,7 +24,7 @@ func newRoot() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newStatus(), newPlan(), newHost(), newCheck(), newExplain(), newAdvise(), newPower(), newSimulate(), newTune())
+	root.AddCommand(newStatus(), newTop(), newPlan(), newHost(), newCheck(), newExplain(), newAdvise(), newPower(), newSimulate(), newTune())
 	return root
 }
 
