@@ -184,13 +184,12 @@ func (s *Sampler) look(now time.Time) (sampled bool, err error) {
 	defer s.mu.Unlock()
 	lost := 0
 	for _, slot := range s.slots {
-		g := slot.view(now)
-		switch {
-		case slot.gone():
-			return sampled, fmt.Errorf("%s: %w", describe(g), ErrGone)
-		case g.State == fleet.StateLost:
+		switch state, gone := slot.status(now); {
+		case gone:
+			return sampled, fmt.Errorf("GPU %d: %w", slot.index, ErrGone)
+		case state == fleet.StateLost:
 			lost++
-		case g.State == fleet.StateOK:
+		case state == fleet.StateOK:
 			sampled = true
 		}
 	}
@@ -242,17 +241,17 @@ func (s *Sampler) gpus(now time.Time) []fleet.GPU {
 		gpus = append(gpus, g)
 	}
 	for _, past := range s.pasts.list() {
-		g := past.lost(now, "the driver does not list it any more")
-		if present[g.UUID] { // in its slot
+		uuid, index := past.who()
+		if present[uuid] { // in its slot
 			continue
 		}
 		// One that is lost already when it is opened does not tell its UUID.
-		nameless := slices.IndexFunc(gpus, func(o fleet.GPU) bool { return o.UUID == "" && o.Index == g.Index })
+		nameless := slices.IndexFunc(gpus, func(o fleet.GPU) bool { return o.UUID == "" && o.Index == index })
 		switch {
 		case nameless >= 0:
 			past.name(&gpus[nameless], now)
 		case len(gpus) < fleet.MaxGPUs:
-			gpus = append(gpus, g)
+			gpus = append(gpus, past.lost(now, "the driver does not list it any more"))
 		}
 	}
 	slices.SortFunc(gpus, func(a, b fleet.GPU) int { return cmp.Or(a.Index-b.Index, cmp.Compare(a.UUID, b.UUID)) })
@@ -268,6 +267,13 @@ func lostGPU(id Identity, index int, why string) fleet.GPU {
 	g.XIDs.Quality = fleet.QualityLost
 	g.Health = health.Judge(g)
 	return g
+}
+
+// who is the GPU's UUID, and its last index.
+func (p *past) who() (uuid string, index int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.identity.UUID, p.index
 }
 
 // lost is the GPU when nothing but its past is known.

@@ -499,11 +499,13 @@ func seconds(now, then time.Time) float64 {
 	return max(0, now.Sub(then).Round(time.Millisecond).Seconds())
 }
 
-// gone says that the driver forgot that it was initialised.
-func (s *slot) gone() bool {
+// status is the GPU's state, and whether the driver forgot that it was
+// initialised.
+func (s *slot) status(now time.Time) (state fleet.State, gone bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return errors.Is(s.err, ErrGone)
+	state, _ = s.state(now)
+	return state, errors.Is(s.err, ErrGone)
 }
 
 // remembered is the GPU's past, or nil if it did not answer in this epoch.
