@@ -2,8 +2,12 @@ package main
 
 import (
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -15,41 +19,131 @@ import (
 )
 
 // BenchmarkFootprint is what the agent takes from its host. One operation is
-// one second of an agent that samples eight GPUs with a process on each, is
+// one second of an agent that samples eight GPUs, each with a process, is
 // scraped once and answers its snapshot once; -benchtime 60x is a minute of
 // it. The processor time has that of the fake library in it, which reads its
 // file at every call.
+//
+// Beside it runs its nearest peer, where there is one: nvidia_gpu_exporter
+// (github.com/utkuozdemir/nvidia_gpu_exporter) with its NVML backend, over the
+// same library, sampling and scraped once a second too. It is looked for on the
+// PATH, or where NVIDIA_GPU_EXPORTER says, and wants a build with cgo. NVIDIA's
+// dcgm-exporter cannot run here: it talks to DCGM, which has no such library.
 func BenchmarkFootprint(b *testing.B) {
+	b.Run("agent", func(b *testing.B) {
+		h := on(b, eightBusyGPUs())
+		h.trace = os.DevNull
+		h.args = []string{"-period", "1s", "-consul", "off", "-nomad", "off"}
+		h.start()
+		h.sees("eight GPUs", func(s fleet.Snapshot) bool { return s.Usable() == 8 })
+		footprint(b, h.cmd.Process.Pid, func() {
+			h.snapshot()
+			h.metrics()
+		})
+		size, err := http.Get("http://" + h.addr + fleet.SnapshotPath)
+		if err != nil {
+			b.Fatal(err)
+		}
+		size.Body.Close()
+		b.ReportMetric(float64(size.ContentLength), "B-snapshot")
+		b.ReportMetric(float64(series(h.metrics())), "series")
+	})
+	name := os.Getenv("NVIDIA_GPU_EXPORTER")
+	if name == "" {
+		name = "nvidia_gpu_exporter"
+	}
+	peer, err := exec.LookPath(name)
+	if err != nil {
+		b.Logf("without the peer: %v", err)
+		return
+	}
+	b.Run("nvidia_gpu_exporter", func(b *testing.B) {
+		h := on(b, eightBusyGPUs())
+		addr := freeAddress(b)
+		cmd := exec.Command(peer, "--collect.backend=nvml", "--collect.interval=1s", "--collect.compute-apps", "--web.listen-address="+addr)
+		cmd.Env = append(os.Environ(), nvmltest.FileEnv+"="+h.file, "LD_LIBRARY_PATH="+filepath.Dir(h.library))
+		if err := cmd.Start(); err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(func() {
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+		})
+		h.addr = addr
+		h.eventually("the peer sees eight GPUs", func() bool {
+			text, err := scrape(addr)
+			return err == nil && strings.Count(text, "\nnvidia_smi_utilization_gpu_ratio{") == 8
+		})
+		footprint(b, cmd.Process.Pid, func() { h.metrics() })
+		b.ReportMetric(float64(series(h.metrics())), "series")
+	})
+}
+
+// eightBusyGPUs have each a process of the test's own.
+func eightBusyGPUs() nvmltest.State {
 	state := nvmltest.State{"count": "8"}
 	for i := range 8 {
 		state[nvmltest.GPU(i, "util")] = "90"
+		state[nvmltest.GPU(i, "gpm.sm")] = "40"
+		state[nvmltest.GPU(i, "nvlinks")] = "18 18 0"
+		state[nvmltest.GPU(i, "fabric")] = "3 0 1"
+		state[nvmltest.GPU(i, "throttle")] = "0x4"
 		state[nvmltest.GPU(i, "procs")] = fmt.Sprintf("%d:70000", os.Getpid())
 	}
-	h := on(b, state)
-	h.trace = os.DevNull
-	h.args = []string{"-period", "1s", "-consul", "off"}
-	h.start()
-	h.sees("eight GPUs", func(s fleet.Snapshot) bool { return s.Usable() == 8 })
-	before := processorTime(b, h.cmd.Process.Pid)
+	return state
+}
+
+// footprint asks a process once a second, and reports what it took.
+func footprint(b *testing.B, pid int, ask func()) {
+	b.Helper()
+	ask()
+	start := kilobytes(b, pid, "VmRSS")
+	before := processorTime(b, pid)
 	second := time.NewTicker(time.Second)
 	defer second.Stop()
 	began := time.Now()
 	for b.Loop() {
 		<-second.C
-		h.snapshot()
-		h.metrics()
+		ask()
 	}
-	used := processorTime(b, h.cmd.Process.Pid) - before
+	used := processorTime(b, pid) - before
 	b.ReportMetric(100*used.Seconds()/time.Since(began).Seconds(), "%-of-a-core")
-	b.ReportMetric(kilobytes(b, h.cmd.Process.Pid, "VmRSS")/1024, "MiB-RSS")
-	b.ReportMetric(kilobytes(b, h.cmd.Process.Pid, "VmHWM")/1024, "MiB-peak-RSS")
-	b.ReportMetric(float64(threads(b, h.cmd.Process.Pid)), "threads")
-	size, err := http.Get("http://" + h.addr + fleet.SnapshotPath)
+	b.ReportMetric(kilobytes(b, pid, "VmRSS")/1024, "MiB-RSS")
+	b.ReportMetric((kilobytes(b, pid, "VmRSS")-start)/1024, "MiB-grown")
+	b.ReportMetric(kilobytes(b, pid, "VmHWM")/1024, "MiB-peak-RSS")
+	b.ReportMetric(float64(threads(b, pid)), "threads")
+}
+
+// series counts the series in an exposition.
+func series(text string) (n int) {
+	for line := range strings.Lines(text) {
+		if !strings.HasPrefix(line, "#") {
+			n++
+		}
+	}
+	return n
+}
+
+// scrape asks for metrics.
+func scrape(addr string) (string, error) {
+	resp, err := http.Get("http://" + addr + "/metrics")
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	return string(text), err
+}
+
+// freeAddress is one that nobody listens on.
+func freeAddress(b *testing.B) string {
+	b.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		b.Fatal(err)
 	}
-	size.Body.Close()
-	b.ReportMetric(float64(size.ContentLength), "B-snapshot")
+	defer l.Close()
+	return l.Addr().String()
 }
 
 // processorTime is what a process used of all processors; see proc(5).

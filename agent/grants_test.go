@@ -68,7 +68,9 @@ func TestGrants(t *testing.T) {
 		t.Errorf("processes: %s", diff)
 	}
 
-	failing := g.follow(func(context.Context, uint64) ([]*nomadapi.Allocation, uint64, error) { return nil, 0, errors.New("down") })
+	failing := g.follow(func(context.Context, uint64) ([]*nomadapi.Allocation, uint64, error) {
+		return nil, 0, errors.New("down")
+	})
 	if _, _, err := failing(t.Context(), 7); err == nil {
 		t.Error("the failure is not passed on")
 	}
