@@ -73,11 +73,14 @@ func (w *Watcher) turn(ctx context.Context, i *watched) (known, running bool) {
 	return true, run
 }
 
-// target is what to ask of an instance. Models are asked for every tenth time.
+// target is what to ask of an instance: its load each time, the counters and
+// histograms that rates and quantiles are made of every fifth time, and its models
+// every tenth.
 func (i *watched) target() engine.Target {
 	t := engine.Target{Profile: i.profile, Address: i.address, Metrics: i.metrics}
 	i.looked++
-	if i.machine.State.Ready() && i.looked%10 != 0 {
+	t.Brief = i.looked%5 != 1
+	if i.machine.State.Ready() && i.looked%10 != 1 {
 		t.Models = i.models
 	}
 	return t

@@ -24,6 +24,24 @@ type Target struct {
 	// Models are those that are known to be loaded. Where there are any, the
 	// server is not asked for them again.
 	Models []string
+	// Brief leaves counters and histograms out, which are most of what a
+	// server says.
+	Brief bool
+}
+
+// profile is the profile as far as it is asked for.
+func (t Target) profile() Profile {
+	p := t.Profile
+	if !t.Brief {
+		return p
+	}
+	p.From = map[Measure][]Selector{}
+	for m, from := range t.Profile.From {
+		if kind, _ := kindOf(m); kind == Gauge {
+			p.From[m] = from
+		}
+	}
+	return p
 }
 
 // Health is what a server says when it is asked whether it is ready.
@@ -194,7 +212,7 @@ func (c *Client) load(ctx context.Context, t Target, look *Look) {
 	var reading Reading
 	var broken error
 	status, err := c.get(ctx, cmp.Or(t.Metrics, t.Address), path, func(r io.Reader) error {
-		reading, broken = parse(r, t.Profile)
+		reading, broken = parse(r, t.profile())
 		return nil
 	})
 	switch {

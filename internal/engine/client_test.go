@@ -179,6 +179,10 @@ func TestModelsAreAskedForOnce(t *testing.T) {
 	if look.Health != Ready || len(look.Models) != 1 || look.Models[0] != "m" || s.asked.Load() != 2 {
 		t.Errorf("saw %+v in %d requests", look, s.asked.Load())
 	}
+	brief := NewClient(ClientConfig{}).Look(t.Context(), Target{Profile: profile(t, "vllm"), Address: s.addr(), Models: []string{"m"}, Brief: true})
+	if got := said(*brief.Reading); got != "waiting=2 running=7 kv_used=0.55 awake=1 Qwen/Qwen3-8B" {
+		t.Errorf("in brief it says %q", got)
+	}
 }
 
 func TestSleepAndWake(t *testing.T) {
@@ -242,11 +246,15 @@ func BenchmarkLook(b *testing.B) {
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write(body) }))
 	defer s.Close()
 	c := NewClient(ClientConfig{})
-	target := Target{Profile: profile(b, "vllm"), Address: s.Listener.Addr().String(), Models: []string{"m"}}
-	b.ReportAllocs()
-	for b.Loop() {
-		if l := c.Look(b.Context(), target); l.Reading == nil {
-			b.Fatal(l.Err)
-		}
+	for _, brief := range []bool{false, true} {
+		target := Target{Profile: profile(b, "vllm"), Address: s.Listener.Addr().String(), Models: []string{"m"}, Brief: brief}
+		b.Run(fmt.Sprintf("brief=%v", brief), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if l := c.Look(b.Context(), target); l.Reading == nil {
+					b.Fatal(l.Err)
+				}
+			}
+		})
 	}
 }

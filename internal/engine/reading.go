@@ -140,6 +140,8 @@ func sift(r io.Reader, wanted map[string]bool, collect bool) (text []byte, seen 
 	var out bytes.Buffer
 	names := map[string]bool{}
 	total := 0
+	var last []byte // name of the line before, of which there are commonly more
+	keep := false
 	for n := 1; ; n++ {
 		line, err := lines.ReadSlice('\n')
 		total += len(line)
@@ -153,11 +155,14 @@ func sift(r io.Reader, wanted map[string]bool, collect bool) (text []byte, seen 
 		case err != nil && !errors.Is(err, io.EOF):
 			return nil, nil, err
 		}
-		name, metric := metricOf(line)
-		if collect && len(name) > 0 && len(names) < maxSeries {
-			names[string(name)] = true
+		if name := nameIn(line); !bytes.Equal(name, last) {
+			last = append(last[:0], name...)
+			keep = wanted[string(name)] || wanted[string(withoutSuffix(name))]
+			if collect && len(name) > 0 && len(names) < maxSeries {
+				names[string(name)] = true
+			}
 		}
-		if wanted[string(metric)] || wanted[string(name)] {
+		if keep {
 			out.Write(bytes.TrimRight(withoutExemplar(line), " \t\r\n"))
 			out.WriteByte('\n')
 		}
@@ -172,26 +177,33 @@ func sift(r io.Reader, wanted map[string]bool, collect bool) (text []byte, seen 
 	return out.Bytes(), seen, nil
 }
 
-// metricOf is the name that a line is about, and the metric that it would be
-// of if it were a line of a histogram. Comments other than types are about
+// nameIn is the name that a line is about. Comments other than types are about
 // none.
-func metricOf(line []byte) (name, metric []byte) {
-	if rest, ok := bytes.CutPrefix(line, []byte("# TYPE ")); ok {
+func nameIn(line []byte) []byte {
+	if len(line) > 0 && line[0] == '#' {
+		rest, ok := bytes.CutPrefix(line, []byte("# TYPE "))
+		if !ok {
+			return nil
+		}
 		line = rest
-	} else if bytes.HasPrefix(line, []byte("#")) {
-		return nil, nil
 	}
-	end := bytes.IndexAny(line, "{ \t\r\n")
-	if end < 0 {
-		end = len(line)
-	}
-	name = line[:end]
-	for _, suffix := range []string{"_bucket", "_count", "_sum"} {
-		if cut, ok := bytes.CutSuffix(name, []byte(suffix)); ok {
-			return name, cut
+	for i, c := range line {
+		switch c {
+		case '{', ' ', '\t', '\r', '\n':
+			return line[:i]
 		}
 	}
-	return name, name
+	return line
+}
+
+// withoutSuffix is the metric that a name would be of if it were in a histogram.
+func withoutSuffix(name []byte) []byte {
+	for _, suffix := range []string{"_bucket", "_count", "_sum"} {
+		if cut, ok := bytes.CutSuffix(name, []byte(suffix)); ok {
+			return cut
+		}
+	}
+	return name
 }
 
 // withoutExemplar cuts off what follows the value after a #, as OpenMetrics
