@@ -41,6 +41,7 @@ bin:
 test: tools ## install what is needed and run all tests, end to end included
 	@go vet ./...
 	@go test -timeout 20m $$(go list ./... | grep -v /e2e)
+	@cd internal/power/ec2/sdktest && go test -mod=mod ./... # a module of its own, for the AWS SDK
 	@$(AS_ROOT) go test -count=1 -timeout 30m -v -p 1 ./e2e/...
 
 .PHONY: e2e
