@@ -217,13 +217,7 @@ func (l *Loop) one(ctx context.Context, gen uint64, v pool.View, a pool.Action) 
 	ctx, cancel := context.WithTimeout(ctx, l.cfg.ActTimeout)
 	defer cancel()
 
-	intent := pool.Intent{
-		Verb: a.Do, Why: a.Why, At: now, Gen: gen, NodeIndex: v.Node.Index,
-		Foreign:  v.Node.Mark == pool.MarkForeign,
-		Eligible: v.Node.Eligible || v.Node.Status == pool.NodeAbsent,
-		Ledger:   a.Ledger, Rev: v.Rev,
-	}
-	intent, err := l.cfg.Store.Record(ctx, a.Host, intent)
+	intent, err := l.cfg.Store.Record(ctx, a.Host, v.Intend(a, now, gen))
 	if err != nil {
 		return fmt.Errorf("%s %s was not begun, its intent cannot be recorded: %w", a.Do, a.Host, err)
 	}

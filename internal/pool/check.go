@@ -149,6 +149,7 @@ func (c *checker) off(a Action, v *seen) {
 	c.require(a, !node.Draining, "its drain has not finished")
 	c.require(a, node.Mark == MarkOurs || v.Verb == SoftOff || v.Verb == HardOff || c.neverJoined(v), "no drain of ours has finished on it")
 	c.require(a, v.Power != PowerUnknown && c.now.Sub(v.PowerAt) <= c.l.StaleAfter, "its power was not read lately")
+	c.require(a, v.phase != Draining || v.OnAt.IsZero() || c.now.Sub(v.OnAt) >= c.l.MinOn || v.Said.leave(), "it has not been on for its least time")
 	passing := v.Agent.Status == AgentPassing && c.now.Sub(v.AgentAt) <= c.l.StaleAfter
 	c.require(a, !passing || v.Agent.Outside == 0 || c.l.Agent == AgentNone, "its GPUs are busy outside Nomad")
 	if node.Status == NodeReady && c.l.Agent != AgentNone {
@@ -349,7 +350,7 @@ func (c *checker) dark(v *seen) bool {
 func (c *checker) refused(actions []Action) {
 	last, wait := make(map[string]time.Time), make(map[string]time.Time) // by class
 	for _, v := range c.all {
-		if v.Verb == TurnOn && v.NoCapacity && v.Power != PowerOn && v.Node.Status != NodeReady {
+		if v.refused(c.now, c.l) {
 			last[v.Class] = later(last[v.Class], v.SettledAt)
 			wait[v.Class] = later(wait[v.Class], v.SettledAt.Add(time.Minute<<min(v.Refusals, 5)))
 		}

@@ -75,6 +75,7 @@ func TestCheckRefuses(t *testing.T) {
 		{why: "not written down", do: TurnOn, view: off},
 		{why: "not written down", do: SoftOff, view: drained},
 		{why: "least time", do: Cordon, limit: func(l *Limits) { l.MinOn = time.Hour }, view: with(serving, func(v *View) { v.OnAt = t0.Add(-time.Minute) })},
+		{why: "least time", do: SoftOff, limit: func(l *Limits) { l.MinOn = time.Hour }, view: with(drained, func(v *View) { v.OnAt = t0.Add(-time.Minute) })},
 		{why: "it has work", do: Cordon, view: with(serving, func(v *View) { v.Node.Work = []Alloc{{ID: "a"}} })},
 		{why: "it is not in service", do: Cordon, view: drained},
 		{why: "would stay in service", do: Cordon, view: serving, limit: func(l *Limits) { l.Min = 1 }},

@@ -272,7 +272,8 @@ type Intent struct {
 	// NodeIndex is Node.Index as it was seen before the act.
 	NodeIndex uint64 `json:"node_index,omitempty"`
 	// Foreign is set when the node's last drain was somebody else's already
-	// before the act. One that appears later is a hand that came since.
+	// before the act, and given back. One that appears later is a hand that came
+	// since.
 	Foreign bool `json:"foreign,omitempty"`
 	// Eligible is set when the node was eligible before the act, or not known
 	// to Nomad, where new nodes are: a power-on makes none ineligible.
@@ -296,6 +297,18 @@ type Intent struct {
 	// Rev is the store's revision of this record, for check-and-set. Zero
 	// means that there is no record yet.
 	Rev uint64 `json:"-"`
+}
+
+// Intend is what is recorded before an action on the host is carried out, at
+// a time and under a generation of the lease.
+func (v View) Intend(a Action, at time.Time, gen uint64) Intent {
+	held, _ := v.held() // by a hand that an operator's word goes before
+	return Intent{
+		Verb: a.Do, Why: a.Why, At: at, Gen: gen, NodeIndex: v.Node.Index,
+		Foreign:  v.Node.Mark == MarkForeign && !held,
+		Eligible: v.Node.Eligible || v.Node.Status == NodeAbsent,
+		Ledger:   a.Ledger, Rev: v.Rev,
+	}
 }
 
 // Ledger is what is carried from a host's one intent to the next.

@@ -57,7 +57,8 @@ type Limits struct {
 	// [Host.Domain]. A domain that is not there has no limit. No host is
 	// powered on beyond it; none is powered off because of it.
 	Budgets map[string]float64
-	// DrainWork says which work may be drained away from a surplus host.
+	// DrainWork says which work may be drained away from a surplus host. Where
+	// hosts of any class stand by, none is: it could land on them.
 	DrainWork WorkRule
 
 	// learned are boot timeouts from experience, by class: see Learn.

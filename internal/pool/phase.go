@@ -94,6 +94,11 @@ func PhaseOf(v View, now time.Time, l Limits) (Phase, string) {
 	if v.PowerErr != "" {
 		why = "chassis power cannot be read: " + v.PowerErr
 	}
+	if v.Verb == TurnOn && v.Err == "" && !v.overdue(now, l) && !v.Ledger.joined() {
+		// Controllers are slow while their host starts. It was told, and did
+		// not refuse.
+		return Booting, "told to power on; " + why
+	}
 	return Unknown, why
 }
 
@@ -335,6 +340,11 @@ func (v View) agent(now time.Time, l Limits) AgentStatus {
 		return AgentUnknown
 	}
 	return v.Agent.Status
+}
+
+// tooYoung reports whether a host was not on for its least time yet.
+func (v View) tooYoung(now time.Time, l Limits) bool {
+	return !v.OnAt.IsZero() && now.Sub(v.OnAt) < l.MinOn
 }
 
 // overdue reports whether a booting host took longer than it may.

@@ -111,7 +111,7 @@ type host struct {
 
 func newReconciler(now time.Time, s Snapshot, l Limits) *reconciler {
 	r := &reconciler{
-		now: now, l: l, dry: droughts(s.Hosts),
+		now: now, l: l, dry: droughts(s.Hosts, now, l),
 		idle: make(map[string]int), on: make(map[string]int), watts: make(map[string]float64),
 		hosts: make([]*host, len(s.Hosts)),
 	}
@@ -351,6 +351,8 @@ func (r *reconciler) drainOn() {
 			r.act(h, Drain, fmt.Sprintf("it is ineligible, and its work may be moved: %s%s", h.Node.Work[0], more(len(h.Node.Work)-1)))
 		case !h.drained():
 			r.act(h, Drain, "it is ineligible and has no work")
+		case h.tooYoung(r.now, r.l) && !h.Said.leave(): // an operator wanted it out, and took that back
+			r.act(h, Enable, fmt.Sprintf("it is on for at least %s", r.l.MinOn))
 		case r.mayLosePower(h):
 			r.off(h, SoftOff, "it is drained and has no work", h.Ledger)
 		}

@@ -26,7 +26,7 @@ func (r *reconciler) shrink() {
 			able = append(able, h)
 		}
 	}
-	room := newRoom(r.hosts)
+	room := newRooms(r.hosts)
 	for i, h := range sorted(able, offRules, r.on, -1) {
 		if surplus == 0 || r.draining >= r.l.MaxDraining {
 			return
@@ -35,8 +35,8 @@ func (r *reconciler) shrink() {
 		case !h.loaded() && standing[h.Host.Class] <= h.kind.Standby:
 			h.passed = fmt.Sprintf("%d of class %s stand by", h.kind.Standby, h.Host.Class)
 			continue
-		case !room.move(h):
-			h.passed = "its work fits on no other host in service"
+		case !room[h.Host.Class].move(h):
+			h.passed = "its work fits on no other host of its class"
 			continue
 		case !h.loaded():
 			standing[h.Host.Class]--
@@ -68,10 +68,18 @@ func (r *reconciler) mustStay(h *host) string {
 	if movable, why := h.movable(r.l); !movable {
 		return why
 	}
+	if h.loaded() && r.l.standby() > 0 {
+		// It would be replaced at once, and surplus again, and so on for ever.
+		return "its work could land on a host that stands by"
+	}
+	if h.loaded() && h.Verb == Enable && r.now.Sub(h.Intent.At) < r.l.BootTimeout {
+		// Work that found no other place comes back with the demand that it is.
+		return fmt.Sprintf("it has work, and was put in service less than %s ago", r.l.BootTimeout)
+	}
 	if unused, why := h.unused(r.now, r.l); !unused {
 		return why
 	}
-	if !h.OnAt.IsZero() && r.now.Sub(h.OnAt) < r.l.MinOn {
+	if h.tooYoung(r.now, r.l) {
 		return fmt.Sprintf("it is on for at least %s", r.l.MinOn)
 	}
 	return ""
@@ -87,17 +95,22 @@ func load(h *host) string {
 // room is how many hosts in service have so many GPUs free, by that number.
 type room []int
 
-func newRoom(hosts []*host) room {
-	var r room
+// newRooms is the room on the hosts of each class. What work needs besides
+// GPUs nobody here knows; hosts of the class that it runs on are likely to have
+// it.
+func newRooms(hosts []*host) map[string]room {
+	rooms := make(map[string]room)
 	for _, h := range hosts {
 		if free := h.spare(); h.Phase == Ready && !h.busy && free >= 0 {
+			r := rooms[h.Host.Class]
 			for len(r) <= free {
 				r = append(r, 0)
 			}
 			r[free]++
+			rooms[h.Host.Class] = r
 		}
 	}
-	return r
+	return rooms
 }
 
 // move takes a host and its work out of service, if all of the work fits

@@ -13,18 +13,19 @@ type drought struct {
 }
 
 // refused reports whether a host's last power-on was refused for want of
-// capacity, and the host is not there all the same.
-func (v View) refused() bool {
-	return v.Verb == TurnOn && v.NoCapacity && v.Power != PowerOn && v.Node.Status != NodeReady
+// capacity, and the host is not on all the same.
+func (v View) refused(now time.Time, l Limits) bool {
+	on := v.Power == PowerOn && v.powerReadable(now, l) || v.joined(now, l)
+	return v.Verb == TurnOn && v.NoCapacity && !on
 }
 
 // droughts finds the classes whose last power-on was refused for want of
 // capacity. One that was powered on since ends it for its class.
-func droughts(hosts []View) map[string]drought {
+func droughts(hosts []View, now time.Time, l Limits) map[string]drought {
 	var dry map[string]drought
 	for i := range hosts {
 		v := &hosts[i]
-		if !v.refused() {
+		if !v.refused(now, l) {
 			continue
 		}
 		if dry == nil {

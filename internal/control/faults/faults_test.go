@@ -85,12 +85,18 @@ func play(t *testing.T, s setup, tell bool) (out outcome) {
 }
 
 func newWorld(s setup, tell bool) *world {
-	w := &world{setup: s, start: time.Now(), now: time.Now(), byID: map[string]*machine{}, away: map[string]time.Time{}, procs: make([]*proc, 2), tell: tell}
-	w.judge = judge{w: w, hosts: map[string]*docket{}}
+	w := &world{setup: s, start: time.Now(), now: time.Now(), byID: map[string]*machine{}, away: map[string]time.Time{}, procs: make([]*proc, 2), tell: tell,
+		words: map[string]pool.Said{}, saidAt: map[string]time.Time{}, times: map[string]pool.Times{}}
+	w.judge = judge{w: w, hosts: map[string]*docket{}, refused: map[string]time.Time{}}
+	if s.learned { // that hosts are fast, as nearly all of them are here
+		for range 12 {
+			w.times["owned"] = w.times["owned"].Add(pool.Sample{Stage: pool.StageBoot, Took: 50 * time.Second})
+		}
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for i := range s.hosts {
-		m := &machine{w: w, n: i, id: fmt.Sprintf("gpu-%d", i+1)}
+		m := &machine{w: w, n: i, id: fmt.Sprintf("gpu-%d", i+1), class: s.class[i], rack: s.rack[i]}
 		w.hosts, w.byID[m.id] = append(w.hosts, m), m
 		switch w.dice("begins", i) % 3 {
 		case 0:
@@ -116,7 +122,7 @@ func (w *world) calm() {
 			w.after(30*time.Second, func() { m.end(j, "ends") })
 		}
 		// What we powered on and did not boot is ours to give up.
-		if m.on && (!m.osUp || !m.client) && w.judge.docket(m).verb != pool.TurnOn {
+		if d := w.judge.docket(m); m.on && (!m.osUp || !m.client) && (d.verb != pool.TurnOn || m.intent().JoinedAt.After(d.onAt)) {
 			w.say("%s: an operator resets it", m.id)
 			m.powerOff()
 			m.powerOn(false)
@@ -181,31 +187,88 @@ func (w *world) rest() time.Duration {
 // unrest says what is not as it should be in the end; empty if nothing.
 func (w *world) unrest() string {
 	l := w.setup.limits
-	day := w.now.UTC().Format(time.DateOnly)
-	serve, feasible := 0, 0
-	var stray []string
+	standby := 0
+	for _, c := range l.Classes {
+		standby += c.Standby
+	}
+	target := min(max(w.want+l.Spare, l.Min)+standby, len(w.hosts), l.Max)
+	serve, stay := 0, 0 // in service, and of those the ones that must be
+	ready := false      // a host is off that could be powered on
 	for _, m := range w.hosts {
+		word := w.words[m.id].Word
+		serves := m.on && m.osUp && m.inService()
+		own := w.holder != nil && w.holder.ownHost() == m
 		switch {
-		case m.hold.on:
-		case m.on && m.osUp && m.inService():
+		case m.hold.on || word == pool.WordHold:
+			continue
+		case own && m.on && !serves:
+			continue // nothing brings what is under way to its end
+		case own && m.on: // nor takes it out of service
+		case word == pool.WordOff && m.on:
+			return fmt.Sprintf("%s is on, an operator says off", m.id)
+		case word == pool.WordDrain && (serves || len(m.node.work) > 0):
+			return fmt.Sprintf("%s is in service, an operator says drain", m.id)
+		case word == pool.WordOff || word == pool.WordDrain:
+			continue
+		case word == pool.WordOn && !serves && w.couldGoOn(m):
+			return fmt.Sprintf("%s is not in service, an operator says on", m.id)
+		case m.on && !serves:
+			return fmt.Sprintf("%s is on and not in service", m.id)
+		}
+		if serves && (own || word == pool.WordOn) {
+			stay++
+		}
+		if serves {
 			serve++
-			feasible++
-		case m.on:
-			stray = append(stray, m.id)
-			feasible++
-		case l.CycleBudget == 0 || w.judge.docket(m).cycles[day] < l.CycleBudget:
-			feasible++
+		} else {
+			ready = ready || w.couldGoOn(m)
 		}
 	}
-	most := min(len(w.hosts), l.Max)
-	target := min(max(w.want+l.Spare, l.Min), most, feasible)
 	switch {
-	case serve != target:
-		return fmt.Sprintf("%d hosts are in service, %d should be", serve, target)
-	case len(stray) > 0:
-		return fmt.Sprintf("%v are on and not in service", stray)
+	case serve > max(target, stay+standby):
+		return fmt.Sprintf("%d hosts are in service, %d should be", serve, max(target, stay+standby))
+	case serve < target && ready:
+		return fmt.Sprintf("%d hosts are in service, %d should be, and there is one more", serve, target)
+	}
+	return w.idleClass()
+}
+
+// idleClass says which class has fewer hosts without work than are to stand by.
+func (w *world) idleClass() string {
+	stand, could := map[string]int{}, map[string]bool{}
+	serve := 0
+	for _, m := range w.hosts {
+		if m.on && m.inService() && len(m.node.work) == 0 {
+			stand[m.class]++
+		}
+		if m.on && m.inService() {
+			serve++
+		}
+		could[m.class] = could[m.class] || !m.on && !m.hold.on && w.words[m.id].Word == pool.WordNone && w.couldGoOn(m)
+	}
+	for name, c := range w.setup.limits.Classes {
+		if stand[name] < c.Standby && could[name] && serve < min(len(w.hosts), w.setup.limits.Max) {
+			return fmt.Sprintf("%d of class %s stand by, %d are to", stand[name], name, c.Standby)
+		}
 	}
 	return ""
+}
+
+// couldGoOn reports whether a host that is off has cycles left for the day, and
+// its rack the power.
+func (w *world) couldGoOn(m *machine) bool {
+	l := w.setup.limits
+	if l.CycleBudget > 0 && w.judge.docket(m).cycles[w.now.UTC().Format(time.DateOnly)] >= l.CycleBudget {
+		return false
+	}
+	budget, limited := l.Budgets[m.rack]
+	watts := max(l.Classes[m.class].BootWatts, l.Classes[m.class].RunWatts)
+	for _, o := range w.hosts {
+		if o.on && o.rack == m.rack {
+			watts += l.Classes[o.class].RunWatts
+		}
+	}
+	return !limited || watts <= budget
 }
 
 // shorten drops faults for as long as the schedule still breaks the same law.

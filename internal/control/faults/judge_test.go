@@ -3,8 +3,10 @@ package faults
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
+	"github.com/gpupool/gpupool/internal/control"
 	"github.com/gpupool/gpupool/internal/pool"
 )
 
@@ -15,8 +17,9 @@ type judge struct {
 	broken []string
 	hosts  map[string]*docket
 	lastOn time.Time // decision of the last power-on in the pool
-	// lastOff is that of the last soft off.
+	// lastOff is that of the last soft or hard off.
 	lastOff time.Time
+	refused map[string]time.Time // by class, when it was last on record that there is none to have
 	acts    int
 }
 
@@ -32,12 +35,18 @@ type docket struct {
 	eligible bool
 	acted    uint64 // revision that was acted on last
 	onAt     time.Time
+	before   time.Time      // the last power-on in the pool before that of this host
 	cycles   map[string]int // power-ons by day
 	// drained: a drain of ours took effect, and nobody made it eligible since.
 	drained bool
 	asked   bool // a soft off was sent since the last power-on
 	askedAt time.Time
 	failed  bool // its client had not joined, or was gone, when it was taken out of service
+	// sawJoin: since its power-on it was seen to have joined, by a process that
+	// could write that down.
+	sawJoin bool
+	// leaving: it was cordoned because an operator wanted it out.
+	leaving bool
 }
 
 func (j *judge) docket(m *machine) *docket {
@@ -77,11 +86,16 @@ func (j *judge) recorded(p *proc, m *machine, in pool.Intent) {
 		day := in.At.UTC().Format(time.DateOnly)
 		j.require(l.CycleBudget == 0 || d.cycles[day] < l.CycleBudget, "%s: powered on more than %d times on %s", m.id, l.CycleBudget, day)
 		d.cycles[day]++
-		j.lastOn, d.onAt, d.asked, d.failed = in.At, in.At, false, false
+		d.before = j.lastOn
+		j.lastOn, d.onAt, d.asked, d.failed, d.sawJoin = in.At, in.At, false, false, false
+	case pool.Drain:
+		if w, _ := w.heard(m, p); w == pool.WordDrain || w == pool.WordOff {
+			m.hold.seen = false // whose hand it was before is the operators' to know
+		}
 	case pool.Cordon:
 		d.failed = d.failed || !m.joined || m.node.status != pool.NodeReady
-	case pool.SoftOff:
-		j.require(l.Stagger == 0 || in.At.Sub(j.lastOff) >= l.Stagger, "%s: two soft offs within %s", m.id, in.At.Sub(j.lastOff))
+	case pool.SoftOff, pool.HardOff:
+		j.require(l.Stagger == 0 || in.At.Sub(j.lastOff) >= l.Stagger, "%s: two offs within %s", m.id, in.At.Sub(j.lastOff))
 		j.lastOff = in.At
 		d.failed = d.failed || !m.joined || m.node.status != pool.NodeReady
 	}
@@ -94,6 +108,94 @@ func (j *judge) settled(m *machine, in pool.Intent) {
 	if d := j.docket(m); in.Verb == pool.SoftOff && in.Ambiguous && !d.asked {
 		d.asked, d.askedAt = true, in.At
 	}
+	if in.Verb == pool.TurnOn && in.NoCapacity {
+		j.refused[m.class] = j.w.now
+		d := j.docket(m)
+		d.cycles[in.At.UTC().Format(time.DateOnly)]-- // nothing was worn, and nothing drawn
+		if j.lastOn.Equal(in.At) {
+			j.lastOn = d.before
+		}
+	}
+}
+
+// ticked notes what a process has seen that lived to write it down.
+func (j *judge) ticked(p *proc, r control.Report) {
+	if j.w.holder != p || j.w.isAway("consul") || !r.WantKnown {
+		return
+	}
+	for _, v := range r.Snapshot.Hosts {
+		m := j.w.byID[v.Host.ID]
+		if v.Verb == pool.TurnOn && v.Node.Status == pool.NodeReady && v.Node.Index > v.Intent.NodeIndex && v.NodeAt.After(v.SettledAt.Add(j.w.setup.limits.Fence)) && m.joined {
+			j.docket(m).sawJoin = true
+		}
+	}
+}
+
+// cameOn reports whether a host of a class came on since, by whomever: then
+// there are some to have.
+func (w *world) cameOn(class string, since time.Time) bool {
+	return slices.ContainsFunc(w.hosts, func(o *machine) bool { return o.class == class && o.on && o.onSince.After(since) })
+}
+
+// draw is what a host draws, as far as the process that acts could know.
+func (j *judge) draw(o *machine, sight time.Time) float64 {
+	l, d := j.w.setup.limits, j.docket(o)
+	c := l.Classes[o.class]
+	peak := max(c.BootWatts, c.RunWatts)
+	told := d.verb == pool.TurnOn && j.w.now.Sub(d.at) < l.PowerConfirm
+	switch {
+	case !o.on && told && !o.intent().NoCapacity && o.intent().Err == "":
+		return peak // it is about to be on
+	case !o.on || !o.onSince.Before(sight) || !j.w.truthful(o, sight):
+		return 0 // race: it came on after the look, or its BMC says that it is off
+	case o.onByUs && !o.everJoined && d.verb == pool.TurnOn && j.w.now.Sub(d.at) < j.leastBootTime(o):
+		return peak
+	}
+	return c.RunWatts
+}
+
+// leastBootTime is the least that a boot timeout can have come to.
+func (j *judge) leastBootTime(m *machine) time.Duration {
+	least := j.w.setup.limits.BootTimeout
+	if len(j.w.times[m.class].Boot.Last) > 0 {
+		least = max(least/4, j.w.setup.limits.PowerConfirm)
+	}
+	return least - time.Second
+}
+
+// truthful reports whether a host's BMC has not lied for as long as anybody
+// may remember.
+func (w *world) truthful(m *machine, sight time.Time) bool {
+	return m.bmcLied.Before(sight.Add(-w.setup.limits.StaleAfter))
+}
+
+// mayMove reports whether an allocation may be moved off a host.
+func (j *judge) mayMove(m *machine, a *job, p *proc) bool {
+	word, sure := j.w.heard(m, p)
+	rule := j.w.setup.limits.DrainWork
+	return rule == pool.DrainAll || rule == pool.DrainServices && a.service || !sure || word == pool.WordDrain || word == pool.WordOff
+}
+
+// word judges that nothing is done against what an operator said.
+func (j *judge) word(m *machine, c command) {
+	d := j.docket(m)
+	word, sure := j.w.heard(m, c.p)
+	if !sure {
+		return // race: it was said after the process asked
+	}
+	off := c.do == pool.SoftOff || c.do == pool.HardOff
+	against := false
+	switch word {
+	case pool.WordHold:
+		against = true
+	case pool.WordDrain:
+		against = c.do == pool.TurnOn || c.do == pool.Enable || off && !d.asked && d.drained && !d.failed
+	case pool.WordOff:
+		against = c.do == pool.TurnOn || c.do == pool.Enable
+	case pool.WordOn:
+		against = c.do == pool.Drain || (c.do == pool.Cordon || off && !d.asked) && m.joined && !d.failed && m.node.status == pool.NodeReady && m.readyAt.Before(c.sight.NodeAt)
+	}
+	j.require(!against, "%s: %s although an operator says %s", m.id, c.do, word)
 }
 
 // begins judges an act when it is begun.
@@ -106,17 +208,38 @@ func (j *judge) begins(m *machine, c command) {
 	j.require(d.acted != d.rev, "%s: %s was begun twice on one record", m.id, c.do)
 	d.acted = d.rev
 	// race: a hand that came after the look is seen at the next.
-	j.require(!m.hold.on || !m.hold.seen || !m.hold.since.Before(sight), "%s: %s although an operator holds it since %s", m.id, c.do, m.hold.since.Sub(w.start))
+	word, sure := w.heard(m, c.p)
+	leave := !sure || word == pool.WordDrain || word == pool.WordOff // which goes before another hand
+	j.require(!m.hold.on || !m.hold.seen || !m.hold.since.Before(sight) || leave, "%s: %s although an operator holds it since %s", m.id, c.do, m.hold.since.Sub(w.start))
 	m.hold.seen = m.hold.seen && (m.hold.drained || m.hold.since.Before(sight))
+
+	j.word(m, c)
+	j.require(c.p.ownHost() != m || c.do == pool.TurnOn || c.do == pool.Enable, "%s: %s by the process that runs on it", m.id, c.do)
 
 	switch c.do {
 	case pool.SoftOff:
+		d.leaving = leave
 		if !d.asked {
 			d.asked, d.askedAt = true, now
 		}
+	case pool.Drain:
+		for _, a := range m.node.work {
+			j.require(a.placed.After(sight) || j.mayMove(m, a, c.p), "%s: drained while %s runs on it, which must stay", m.id, a.id)
+		}
 	case pool.TurnOn:
+		j.require(j.refused[m.class].IsZero() || now.Sub(j.refused[m.class]) >= time.Minute-actTimeout || w.cameOn(m.class, j.refused[m.class].Add(-w.setup.poll)), "%s: powered on %s after the provider had none of class %s", m.id, now.Sub(j.refused[m.class]), m.class)
+		if budget, ok := l.Budgets[m.rack]; ok {
+			class := l.Classes[m.class]
+			watts := max(class.BootWatts, class.RunWatts)
+			for _, o := range w.hosts {
+				if o != m && o.rack == m.rack {
+					watts += j.draw(o, sight)
+				}
+			}
+			j.require(watts <= budget, "%s: powered on, with which %s draws %.0f W of its %.0f W", m.id, m.rack, watts, budget)
+		}
 		// race: hosts whose BMC does not tell the truth are not counted.
-		booting, in := 0, 0
+		booting, coming, in := 0, 0, 0
 		for _, o := range w.hosts {
 			od := j.docket(o)
 			steady := w.clean(o, now.Add(-l.StaleAfter))
@@ -124,12 +247,15 @@ func (j *judge) begins(m *machine, c command) {
 			case o == m:
 			case o.inService() && o.on:
 				// One that joined without all of its GPUs is not in service yet.
-				if steady && od.verb != pool.TurnOn && o.readyAt.Before(sight) && o.dimmed.Before(sight) && !o.hold.on && !o.node.operators {
+				if steady && od.verb != pool.TurnOn && o.readyAt.Before(sight) && o.dimmed.Before(sight) && !o.hold.on && !o.node.operators && w.unspoken(o, c.p) {
 					in++
 				}
-			case o.on && o.onByUs && !o.joined && !o.hold.on && steady && od.verb == pool.TurnOn && now.Sub(od.at) < l.BootTimeout-time.Second:
+			case o.on && o.onByUs && !o.everJoined && w.truthful(o, sight) && od.verb == pool.TurnOn && now.Sub(od.at) < j.leastBootTime(o):
 				booting++
-			case o.on && o.node.status == pool.NodeReady && o.joined && steady && (od.verb == pool.Cordon || od.verb == pool.Drain) &&
+				if steady && !o.hold.on && w.unspoken(o, c.p) {
+					coming++
+				}
+			case word != pool.WordOn && sure && o.class == m.class && len(o.node.work) == 0 && w.unspoken(o, c.p) && o.on && o.node.status == pool.NodeReady && o.joined && steady && (od.verb == pool.Cordon || od.verb == pool.Drain) &&
 				od.at.Before(sight.Add(-l.Fence-2*actTimeout)) && !o.hold.on && o.docketStill(sight):
 				// The same tick may take it back: judge when all is recorded.
 				w.after(900*time.Millisecond, func() {
@@ -140,34 +266,42 @@ func (j *judge) begins(m *machine, c command) {
 		}
 		j.require(booting < l.MaxBooting, "%s: powered on as number %d that boots, %d are allowed", m.id, booting+1, l.MaxBooting)
 		most := min(len(w.hosts), l.Max)
-		j.require(in+booting < most, "%s: powered on as number %d in service or on its way, %d are allowed", m.id, in+booting+1, most)
+		j.require(in+coming < most || !sure || word == pool.WordOn, "%s: powered on as number %d in service or on its way, %d are allowed", m.id, in+coming+1, most)
 		j.require(!m.on || !m.inService() || !w.clean(m, sight.Add(-time.Minute)), "%s: powered on although it serves", m.id)
 	case pool.Enable:
 		j.require(!m.onByUs || m.everJoined || !w.clean(m, sight.Add(-time.Minute)), "%s: made eligible before its client has come", m.id)
 	case pool.Cordon:
 		if m.inService() {
 			for _, a := range m.node.work {
-				j.require(a.placed.After(sight), "%s: cordoned while %s runs on it", m.id, a.id)
+				j.require(a.placed.After(sight) || j.mayMove(m, a, c.p), "%s: cordoned while %s runs on it, which must stay", m.id, a.id)
 			}
-			j.require(d.onAt.IsZero() || d.at.Sub(d.onAt) >= l.MinOn || !m.joined, "%s: cordoned %s after its power-on", m.id, d.at.Sub(d.onAt))
+			d.leaving = leave
+			j.require(d.onAt.IsZero() || d.at.Sub(d.onAt) >= l.MinOn || !m.joined || leave, "%s: cordoned %s after its power-on", m.id, d.at.Sub(d.onAt))
 			// A host that goes on to its soft off in the same tick leaves its
 			// place free: judge when the tick has recorded all that it does.
 			w.after(900*time.Millisecond, func() {
-				if !c.p.dead && !w.now.Before(c.p.still) && d.verb == pool.Cordon {
-					j.draining(m, sight)
+				if !c.p.dead && !w.now.Before(c.p.still) && d.verb == pool.Cordon && !leave {
+					j.draining(m, sight, c.p)
 				}
 			})
 		}
 	}
 }
 
+// unspoken reports whether no operator said a thing of a host that the process
+// knows of, and none took back what it knows.
+func (w *world) unspoken(m *machine, p *proc) bool {
+	word, sure := w.heard(m, p)
+	return sure && word == pool.WordNone
+}
+
 // draining judges how many drain, now that m does too.
-func (j *judge) draining(m *machine, sight time.Time) {
+func (j *judge) draining(m *machine, sight time.Time, p *proc) {
 	w, l := j.w, j.w.setup.limits
 	n := 1
 	for _, o := range w.hosts {
 		d := j.docket(o)
-		if o != m && o.on && o.node.status == pool.NodeReady && o.joined && !o.node.eligible && !o.hold.on && (d.verb == pool.Cordon || d.verb == pool.Drain) && w.clean(o, w.now.Add(-l.StaleAfter)) && o.docketStill(sight) {
+		if o != m && o.on && o.node.status == pool.NodeReady && o.joined && !o.node.eligible && !o.hold.on && (d.verb == pool.Cordon || d.verb == pool.Drain) && w.clean(o, w.now.Add(-l.StaleAfter)) && o.docketStill(sight) && w.unspoken(o, p) {
 			n++
 		}
 	}
@@ -202,7 +336,7 @@ func (j *judge) takesEffect(m *machine, c command) {
 			d.drained, d.failed, m.node.operators, m.hold = false, false, false, hold{}
 		}
 	case pool.Cordon:
-		if m.inService() && c.sight.Node.Status == pool.NodeReady { // race: it joined after the look
+		if m.inService() && c.sight.Node.Status == pool.NodeReady && !d.leaving { // race: it joined after the look
 			j.floor(m, c)
 		}
 		m.node.operators = false
@@ -252,6 +386,8 @@ func (j *judge) off(m *machine, c command, d *docket) {
 			j.require(a.placed.After(sight) && (unknown || m.node.operators), "%s: %s while %s runs on it, placed %s before the look", m.id, c.do, a.id, sight.Sub(a.placed))
 		}
 		j.outside(m, c)
+		// race: nobody saw it join before it was cut off.
+		j.require(len(m.orphans) == 0 || !d.sawJoin || !w.clean(m, sight), "%s: %s while work runs on it that Nomad has given up", m.id, c.do)
 		// race: eligible again by an operator after the look.
 		j.require(!m.node.eligible || !m.node.known || c.sight.Node.Status == pool.NodeAbsent || m.node.operators, "%s: %s while it is eligible", m.id, c.do)
 		if m.joined && c.sight.Node.Status == pool.NodeReady {
@@ -260,7 +396,7 @@ func (j *judge) off(m *machine, c command, d *docket) {
 		j.require(!m.node.draining || m.node.operators, "%s: %s before the drain has ended", m.id, c.do)
 	}
 	// One that did not boot in its time goes off even if it joins meanwhile.
-	if m.joined && !d.onAt.IsZero() && !d.failed {
+	if m.joined && !d.onAt.IsZero() && !d.failed && !d.leaving {
 		j.require(c.sent.Sub(d.onAt) >= l.MinOn, "%s: %s %s after its power-on", m.id, c.do, c.sent.Sub(d.onAt))
 	}
 	if hard {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"runtime"
 	"time"
 
@@ -33,6 +34,8 @@ type proc struct {
 	dead  bool // killed: whatever it does next, it does not
 	stop  bool // asked to stop in order
 	still time.Time
+	// askedAt is when it last asked for the operators' words.
+	askedAt time.Time
 
 	lease *consul.Lease
 	gen   uint64
@@ -47,6 +50,14 @@ func (w *world) begin(n, life int) {
 	w.say("%s starts", p.name)
 	w.after(w.between("first renewal", n, 0, time.Second), p.renew)
 	go p.run()
+}
+
+// ownHost is the host on which the process runs, if it is one of the pool's.
+func (p *proc) ownHost() *machine {
+	if s := p.w.setup.self; p.n == 0 && s < len(p.w.hosts) {
+		return p.w.hosts[s]
+	}
+	return nil
 }
 
 // reach is passed at each step of a tick, without the lock. It does not return
@@ -91,6 +102,7 @@ func (p *proc) run() {
 	loop := control.New(control.Config{
 		World: p, Store: p, Lease: p.held, Limits: p.w.setup.limits,
 		ActTimeout: actTimeout, Ambiguous: ambiguous,
+		NoCapacity: func(err error) bool { return errors.Is(err, errNoCapacity) },
 	})
 	for {
 		report, err := loop.Tick(context.Background())
@@ -105,6 +117,10 @@ func (p *proc) run() {
 		case err != nil:
 			p.w.say("%s: the tick failed: %v", p.name, err)
 		default:
+			p.w.judge.ticked(p, report)
+			for _, s := range report.Learned {
+				p.w.times[s.Class] = p.w.times[s.Class].Add(s)
+			}
 			for _, o := range report.Outcomes {
 				if o.Done {
 					wait = time.Second
@@ -235,9 +251,21 @@ func (p *proc) Intents(ctx context.Context) (map[string]pool.Intent, error) {
 	return p.w.mem.Intents(ctx)
 }
 
-func (p *proc) Words(context.Context) (map[string]pool.Said, error) { return nil, nil }
+func (p *proc) Words(context.Context) (map[string]pool.Said, error) {
+	if err := p.ask("words"); err != nil {
+		return nil, err
+	}
+	p.w.lock()
+	defer p.w.unlock()
+	p.askedAt = p.w.now
+	return maps.Clone(p.w.words), nil
+}
 
-func (p *proc) Times(context.Context) (map[string]pool.Times, error) { return nil, nil }
+func (p *proc) Times(context.Context) (map[string]pool.Times, error) {
+	p.w.lock()
+	defer p.w.unlock()
+	return maps.Clone(p.w.times), nil
+}
 
 func (p *proc) Record(ctx context.Context, host string, in pool.Intent) (pool.Intent, error) {
 	open := in.SettledAt.IsZero()

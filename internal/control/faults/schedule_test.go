@@ -14,6 +14,10 @@ import (
 type setup struct {
 	seed      uint64
 	hosts     int
+	class     []string // of each host
+	rack      []string
+	self      int // host on which process A runs; beyond them, none
+	learned   bool
 	want      int
 	limits    pool.Limits
 	poll      time.Duration
@@ -66,6 +70,7 @@ func lastingBMC(field func(*machine) *until) func(*world, *machine, fault) {
 		}
 		// A late command is a fault of its own for as long as it is late.
 		m.bmcFault = m.bmcFault.Add(w.setup.limits.Fence)
+		m.bmcLied = time.Time(m.bmcLies)
 	}
 }
 
@@ -116,7 +121,12 @@ func init() {
 		"an operator makes ineligible":    {"host", 3, 20 * s, 5 * min, operatorMarks},
 		"an operator makes eligible":      {"host", 2, 0, 0, operatorEnables},
 		"an operator powers on":           {"host", 2, 0, 0, func(_ *world, m *machine, _ fault) { m.powerOn(false) }},
-		"a job comes":                     {"", 20, 5 * s, 3 * min, func(w *world, m *machine, f fault) { w.submit(1+f.host%gpusEach, f.last) }},
+		"a job comes":                     {"", 20, 5 * s, 3 * min, jobComes},
+		"an operator says hold of":        {"host", 2, 20 * s, 5 * min, says(pool.WordHold)},
+		"an operator says drain of":       {"host", 3, 20 * s, 5 * min, says(pool.WordDrain)},
+		"an operator says off of":         {"host", 3, 20 * s, 5 * min, says(pool.WordOff)},
+		"an operator says on of":          {"host", 3, 20 * s, 5 * min, says(pool.WordOn)},
+		"the provider has no spot host":   {"", 4, 30 * s, 5 * min, func(w *world, _ *machine, f fault) { extend(&w.dry, w, f) }},
 		"Nomad is away":                   {"", 2, 5 * s, 90 * s, away("nomad")},
 		"Nomad answers too late":          {"", 2, 5 * s, 60 * s, away("nomad answers")},
 		"Consul is away":                  {"", 2, 5 * s, 60 * s, away("consul")},
@@ -126,6 +136,30 @@ func init() {
 		"stall process":                   {"process", 5, s, 30 * s, func(w *world, _ *machine, f fault) { w.procs[f.host%2].trap = &trap{at: f.step, stall: f.last} }},
 		"both processes restart":          {"", 2, 0, 0, func(w *world, _ *machine, _ fault) { w.procs[0].stop, w.procs[1].stop = true, true }},
 		"want":                            {"count", 24, 0, 0, func(w *world, _ *machine, f fault) { w.setWant(f.host) }},
+	}
+}
+
+func jobComes(w *world, _ *machine, f fault) {
+	j := job{gpus: 1 + f.host%gpusEach, lasts: f.last, service: w.dice("service", 0)%2 == 0}
+	if w.dice("class", 0)%3 == 0 {
+		j.class = w.setup.class[int(w.dice("which", 0)%uint64(len(w.setup.class)))]
+	}
+	w.submit(j)
+}
+
+// says is a word that is taken back after a while, or, where none is given,
+// stands for good.
+func says(word pool.Word) func(*world, *machine, fault) {
+	return func(w *world, m *machine, f fault) {
+		w.says(m, word)
+		at := w.now
+		if f.last > 0 {
+			w.after(f.last, func() {
+				if w.saidAt[m.id].Equal(at) {
+					w.says(m, pool.WordNone)
+				}
+			})
+		}
 	}
 }
 
@@ -181,7 +215,7 @@ func (m *machine) visible() bool {
 }
 
 func operatorDrains(w *world, m *machine, f fault) {
-	if !m.node.known || m.node.status == pool.NodeDown {
+	if !m.node.known || m.node.status == pool.NodeDown || m.former() {
 		return
 	}
 	m.leaves()
@@ -193,7 +227,7 @@ func operatorDrains(w *world, m *machine, f fault) {
 }
 
 func operatorMarks(w *world, m *machine, f fault) {
-	if !m.node.known || !m.node.eligible {
+	if !m.node.known || !m.node.eligible || m.former() {
 		return
 	}
 	m.leaves()
@@ -212,14 +246,24 @@ func (m *machine) leaves() {
 
 func (m *machine) giveBack(since time.Time) func() {
 	return func() {
-		if m.hold.on && m.hold.since.Equal(since) {
+		switch {
+		case !m.hold.on || !m.hold.since.Equal(since):
+		case m.former():
+			m.w.after(heartbeatTTL, m.giveBack(since))
+		default:
 			operatorEnables(m.w, m, fault{})
 		}
 	}
 }
 
+// former reports whether Nomad calls a node ready whose client is gone.
+//
+// race: what an operator changes of it then looks like its client, which
+// registers anew.
+func (m *machine) former() bool { return m.node.status == pool.NodeReady && !m.client }
+
 func operatorEnables(w *world, m *machine, _ fault) {
-	if !m.node.known || m.node.eligible {
+	if !m.node.known || m.node.eligible || m.former() {
 		return
 	}
 	w.say("%s: an operator makes it eligible", m.id)
@@ -255,6 +299,20 @@ func generate(seed uint64) setup {
 		Agent: []pool.AgentRule{pool.AgentRequired, pool.AgentRequired, pool.AgentOptional, pool.AgentNone}[r.IntN(4)],
 		Spare: []int{0, 0, 0, 1}[r.IntN(4)], Max: []int{99, 99, 99, s.hosts, max(1, s.hosts-1)}[r.IntN(5)],
 	}
+	s.self = r.IntN(20)
+	s.learned = r.IntN(3) == 0
+	for range s.hosts {
+		s.class = append(s.class, []string{"owned", "owned", "spot"}[r.IntN(3)])
+		s.rack = append(s.rack, []string{"rack-a", "rack-b"}[r.IntN(2)])
+	}
+	s.limits.DrainWork = []pool.WorkRule{pool.DrainNone, pool.DrainServices, pool.DrainAll}[r.IntN(3)]
+	s.limits.Classes = map[string]pool.Class{
+		"owned": {BootWatts: 900, RunWatts: 700, Cost: 1},
+		"spot":  {BootWatts: 500, RunWatts: 600, Cost: []float64{0.5, 2}[r.IntN(2)], Spot: true, Standby: []int{0, 0, 0, 1}[r.IntN(4)]},
+	}
+	if r.IntN(2) == 0 {
+		s.limits.Budgets = map[string]float64{"rack-a": float64(900 + 500*r.IntN(4))}
+	}
 	var names []string
 	total := 0
 	for name, k := range kinds {
@@ -276,6 +334,9 @@ func generate(seed uint64) setup {
 			if k.who == "host" {
 				f.host %= s.hosts
 			}
+			if strings.HasPrefix(name, "an operator says") && r.IntN(3) == 0 {
+				f.last = 0 // for good
+			}
 			s.faults = append(s.faults, f)
 			break
 		}
@@ -286,7 +347,8 @@ func generate(seed uint64) setup {
 
 func (s setup) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "seed %d: %d hosts, %d wanted, poll %s, faults until %s\nlimits %+v\n", s.seed, s.hosts, s.want, s.poll, s.chaos, s.limits)
+	fmt.Fprintf(&b, "seed %d: %d hosts, %d wanted, poll %s, faults until %s\nclasses %v, racks %v, process A on host %d, times learned %v\nlimits %+v\n",
+		s.seed, s.hosts, s.want, s.poll, s.chaos, s.class, s.rack, s.self+1, s.learned, s.limits)
 	for _, f := range s.faults {
 		fmt.Fprintln(&b, f)
 	}

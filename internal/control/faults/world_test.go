@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -29,6 +30,7 @@ var (
 	errRefused     = errors.New("refused")
 	errAway        = errors.New("server is away")
 	errLost        = errors.New("the answer was lost")
+	errNoCapacity  = errors.New("none of this kind left")
 )
 
 // world is a rack, its servers and its people. Nothing in it runs by itself:
@@ -49,6 +51,10 @@ type world struct {
 	away   map[string]time.Time // "nomad", "consul", "nomad answers" and "consul answers", until when
 	mem    consultest.Memory
 	procs  []*proc
+	words  map[string]pool.Said
+	saidAt map[string]time.Time // when a host's word last changed
+	times  map[string]pool.Times
+	dry    until // the provider has no spot host to give
 	holder *proc
 	expiry time.Time // of the holder's session
 	locked time.Time // nobody can win the lease before
@@ -150,15 +156,17 @@ func (u until) on(now time.Time) bool { return now.Before(time.Time(u)) }
 
 // machine is one host as it is.
 type machine struct {
-	w  *world
-	n  int
-	id string
+	w           *world
+	n           int
+	id          string
+	class, rack string
 
 	// Faults, each until its time.
 	bmcHung, bmcDead, bmcLies, bmcLate, bmcRefuses      until
 	bootsNever, bootsSlow, bootsDead, clientless, noGPU until
 	cut, agentDown, agentGone, agentBlind, ignoresSoft  until
 	bmcFault                                            time.Time // when the BMC's last fault is over
+	bmcLied                                             time.Time // when its last lie is
 
 	on       bool
 	life     int // counts what invalidates pending events: power off, power on, crash
@@ -171,6 +179,9 @@ type machine struct {
 	// everJoined: its client registered since the power came on.
 	everJoined bool
 	outside    []time.Time
+	// orphans run on, although Nomad gave them up when it lost sight of the host.
+	orphans []*job
+	onSince time.Time
 
 	node node
 	hold hold
@@ -203,11 +214,13 @@ type hold struct {
 
 // job is an allocation, placed or waiting.
 type job struct {
-	id     string
-	gpus   int
-	lasts  time.Duration
-	placed time.Time
-	gone   bool
+	id      string
+	gpus    int
+	service bool
+	class   string // of the hosts that it fits; empty for any
+	lasts   time.Duration
+	placed  time.Time
+	gone    bool
 }
 
 func (w *world) clean(m *machine, since time.Time) bool { return m.bmcFault.Before(since) }
@@ -219,7 +232,7 @@ func (m *machine) powerOn(byUs bool) {
 		return
 	}
 	w := m.w
-	m.on, m.onByUs, m.joined, m.everJoined = true, byUs, false, false
+	m.on, m.onByUs, m.joined, m.everJoined, m.onSince = true, byUs, false, false, w.now
 	m.life++
 	life := m.life
 	boot := w.between("boot", m.n, 15*time.Second, 50*time.Second)
@@ -274,7 +287,7 @@ func (m *machine) powerOff() {
 // crash ends the operating system, with the chassis as it was.
 func (m *machine) crash() {
 	m.life++
-	m.osUp, m.client, m.agent, m.shutting, m.outside = false, false, false, false, nil
+	m.osUp, m.client, m.agent, m.shutting, m.outside, m.orphans = false, false, false, false, nil, nil
 	m.silent()
 }
 
@@ -312,6 +325,7 @@ func (m *machine) register() {
 	life := m.life
 	if m.node.status != pool.NodeReady || !m.joined {
 		m.loseWork("its host has started anew")
+		m.orphans = nil // its client ends what Nomad has placed anew
 		if !m.node.known {
 			m.node.known, m.node.eligible = true, true
 		}
@@ -338,6 +352,14 @@ func (m *machine) silent() {
 			}
 			m.node.status = pool.NodeDown
 			m.touch()
+			if m.osUp {
+				for _, j := range m.node.work {
+					w.after(j.lasts-w.now.Sub(j.placed), func() {
+						m.orphans = slices.DeleteFunc(m.orphans, func(o *job) bool { return o == j })
+					})
+				}
+				m.orphans = append(m.orphans, m.node.work...)
+			}
 			m.loseWork("its node is down")
 			m.node.draining = false
 			w.say("%s: Nomad calls its node down", m.id)
@@ -348,18 +370,20 @@ func (m *machine) silent() {
 func (m *machine) loseWork(why string) {
 	for _, j := range m.node.work {
 		m.w.say("%s: %s is lost: %s", m.id, j.id, why)
-		m.w.submit(j.gpus, j.lasts)
+		m.w.submit(*j)
 		j.gone = true
 	}
 	m.node.work = nil
 }
 
-func (w *world) submit(gpus int, lasts time.Duration) {
+// submit asks for a job like j to be run.
+func (w *world) submit(j job) {
 	if w.finished {
 		return
 	}
 	w.jobs++
-	w.queue = append(w.queue, &job{id: fmt.Sprintf("job-%d", w.jobs), gpus: gpus, lasts: lasts})
+	j.id, j.gone = fmt.Sprintf("job-%d", w.jobs), false
+	w.queue = append(w.queue, &j)
 	w.after(50*time.Millisecond, w.place)
 }
 
@@ -374,7 +398,7 @@ func (w *world) place() {
 			for _, a := range m.node.work {
 				free -= a.gpus
 			}
-			if m.node.status == pool.NodeReady && m.node.eligible && !m.node.draining && free >= j.gpus {
+			if m.node.status == pool.NodeReady && m.node.eligible && !m.node.draining && free >= j.gpus && (j.class == "" || j.class == m.class) {
 				best = m
 				break
 			}
@@ -414,7 +438,7 @@ func (m *machine) drain(mark pool.Mark) {
 	for _, j := range m.node.work {
 		m.w.after(m.w.between("migrate"+j.id, m.n, time.Second, 10*time.Second), func() {
 			if !j.gone && m.node.draining {
-				m.w.submit(j.gpus, j.lasts)
+				m.w.submit(*j)
 				m.end(j, "was moved away")
 			}
 		})
@@ -459,10 +483,12 @@ func (w *world) observe(ctx context.Context, p *proc) (pool.Snapshot, error) {
 	}
 	views := make([]pool.View, len(w.hosts))
 	for i, m := range w.hosts {
-		views[i].Host = pool.Host{ID: m.id, NodeName: m.id, GPUs: gpusEach}
+		views[i].Host = pool.Host{ID: m.id, NodeName: m.id, GPUs: gpusEach, Class: m.class, Domain: m.rack}
+		views[i].Self = p.ownHost() == m
 		views[i].NodeAt, views[i].Node = nodeAt, m.seeNode()
 	}
 	wait = w.between("read power", p.n, 5*time.Millisecond, 100*time.Millisecond)
+	asks := w.asks()
 	hung := false
 	for _, m := range w.hosts {
 		hung = hung || m.bmcHung.on(w.now)
@@ -482,7 +508,20 @@ func (w *world) observe(ctx context.Context, p *proc) (pool.Snapshot, error) {
 	if hung {
 		time.Sleep(bmcTimeout)
 	}
-	return pool.Snapshot{At: time.Now(), Hosts: views}, ctx.Err()
+	return pool.Snapshot{At: time.Now(), Hosts: views, Asks: asks}, ctx.Err()
+}
+
+// asks are the jobs that wait.
+func (w *world) asks() []pool.Ask {
+	var asks []pool.Ask
+	for _, j := range w.queue {
+		ask := pool.Ask{GPUs: j.gpus, Count: 1}
+		if j.class != "" {
+			ask.Classes = []string{j.class}
+		}
+		asks = append(asks, ask)
+	}
+	return asks
 }
 
 func (m *machine) seeNode() pool.Node {
@@ -497,9 +536,16 @@ func (m *machine) seeNode() pool.Node {
 		n.GPUs--
 	}
 	for _, j := range m.node.work {
-		n.Work = append(n.Work, pool.Alloc{ID: j.id, Job: j.id, Type: "batch", GPUs: j.gpus})
+		n.Work = append(n.Work, pool.Alloc{ID: j.id, Job: j.id, Type: j.kind(), GPUs: j.gpus, Since: j.placed})
 	}
 	return n
+}
+
+func (j *job) kind() string {
+	if j.service {
+		return "service"
+	}
+	return "batch"
 }
 
 func (m *machine) seePower() (pool.Power, string) {
@@ -574,6 +620,8 @@ func (w *world) act(ctx context.Context, p *proc, v pool.View, do pool.Verb) err
 		err = errRefused
 	case bmc && m.bmcHung.on(w.now):
 		hang = true
+	case do == pool.TurnOn && m.class == "spot" && w.dry.on(w.now) && !m.on:
+		err = errNoCapacity
 	case bmc && m.bmcLate.on(w.now), !bmc && w.isAway("nomad answers"):
 		hang = true
 		w.after(late, func() { w.say("%s: %s is carried out late", m.id, do); _ = m.carryOut(c) })
@@ -627,6 +675,22 @@ func (m *machine) carryOut(c command) error {
 // ambiguous is live.Ambiguous for this world.
 func ambiguous(err error) bool {
 	return !errors.Is(err, errUnreachable) && !errors.Is(err, errRefused)
+}
+
+// says is an operator who speaks of a host; WordNone takes the last word back.
+func (w *world) says(m *machine, word pool.Word) {
+	w.say("%s: an operator says %s", m.id, word)
+	w.words[m.id] = pool.Said{Word: word, By: "operator", Reason: "chaos", At: w.now}
+	if word == pool.WordNone {
+		delete(w.words, m.id)
+	}
+	w.saidAt[m.id] = w.now
+}
+
+// heard is the word that stands on a host, if the process knows it: silence
+// where it changed since the process asked, which is nobody's fault.
+func (w *world) heard(m *machine, p *proc) (word pool.Word, sure bool) {
+	return w.words[m.id].Word, w.saidAt[m.id].Before(p.askedAt)
 }
 
 // setWant is somebody who wants another count.
