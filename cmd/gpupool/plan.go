@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"slices"
 	"strings"
@@ -19,6 +20,7 @@ import (
 	"github.com/gpupool/gpupool/internal/fleet"
 	"github.com/gpupool/gpupool/internal/inventory"
 	"github.com/gpupool/gpupool/internal/live"
+	"github.com/gpupool/gpupool/internal/mtls"
 	"github.com/gpupool/gpupool/internal/nomad"
 	"github.com/gpupool/gpupool/internal/pool"
 	"github.com/gpupool/gpupool/internal/power"
@@ -35,6 +37,8 @@ type planFlags struct {
 	given      bool
 	askPower   bool
 	agentToken string
+	agentTLS   bool
+	agentFiles mtls.Files
 	timeout    time.Duration
 	json       bool
 }
@@ -67,6 +71,10 @@ saw; with --power the power controllers are asked, which takes the credentials.`
 	fl.IntVar(&f.want, "want", 0, "plan for this count instead of the wanted one")
 	fl.BoolVar(&f.askPower, "power", false, "ask the power controllers")
 	fl.StringVar(&f.agentToken, "agent-token", "", `bearer token that the agents ask for, as "env:NAME" or "file:PATH"`)
+	fl.BoolVar(&f.agentTLS, "agent-tls", false, "the agents serve TLS")
+	fl.StringVar(&f.agentFiles.CA, "agent-ca-file", "", "with --agent-tls: PEM file of the authorities that their certificates are checked against")
+	fl.StringVar(&f.agentFiles.Cert, "agent-cert-file", "", "with it: PEM file of the certificate that is shown to them")
+	fl.StringVar(&f.agentFiles.Key, "agent-key-file", "", "with it: PEM file of the key of that certificate")
 	fl.DurationVar(&f.timeout, "timeout", 30*time.Second, "how long all of it may take")
 	fl.BoolVar(&f.json, "json", false, "write JSON, the stable form in docs/reference/plan.md")
 	return cmd
@@ -147,11 +155,9 @@ func (f *planFlags) plan(ctx context.Context, cc *consul.Client, nc *nomad.Clien
 		return planned{}, err
 	}
 	limits := live.Limits(p)
-	var gather fleet.Config
-	if f.agentToken != "" {
-		if gather.Token, err = secret.Ref(f.agentToken).Resolve(); err != nil {
-			return planned{}, fmt.Errorf("--agent-token: %w", err)
-		}
+	gather, err := f.gather()
+	if err != nil {
+		return planned{}, err
 	}
 	site := live.NewSite(live.SiteConfig{
 		Hosts: hosts, Nomad: nc, Consul: cc, Spec: live.Spec(p), Kinds: live.Kinds(p),
@@ -173,6 +179,19 @@ func (f *planFlags) plan(ctx context.Context, cc *consul.Client, nc *nomad.Clien
 		return planned{}, errors.New("no count is wanted yet; plan for one with --want")
 	}
 	return plannedOf(p.Name, r, refused), nil
+}
+
+// gather is how to reach the agents.
+func (f *planFlags) gather() (c fleet.Config, err error) {
+	if f.agentToken != "" {
+		if c.Token, err = secret.Ref(f.agentToken).Resolve(); err != nil {
+			return c, fmt.Errorf("--agent-token: %w", err)
+		}
+	}
+	if f.agentTLS {
+		c.TLS, err = fleet.NewTLS(f.agentFiles, slog.Default())
+	}
+	return c, err
 }
 
 // hosts makes the hosts with the power controllers, or with what was last seen

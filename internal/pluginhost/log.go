@@ -1,6 +1,7 @@
 package pluginhost
 
 import (
+	"log/slog"
 	"os"
 
 	"github.com/hashicorp/go-hclog"
@@ -29,4 +30,16 @@ func NewLogger(name string) hclog.Logger {
 			"variable", LogEnv, "value", text)
 	}
 	return log
+}
+
+// Slog is a plugin's log for packages that write to log/slog: their warnings
+// and errors, as warnings.
+func Slog(log hclog.Logger) *slog.Logger {
+	w := log.StandardWriter(&hclog.StandardLoggerOptions{ForceLevel: hclog.Warn})
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelWarn, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+		if len(groups) == 0 && (a.Key == slog.TimeKey || a.Key == slog.LevelKey) {
+			return slog.Attr{} // the plugin's log has its own
+		}
+		return a
+	}}))
 }

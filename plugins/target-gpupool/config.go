@@ -16,8 +16,10 @@ import (
 	"github.com/gpupool/gpupool/internal/inventory"
 	"github.com/gpupool/gpupool/internal/jsonl"
 	"github.com/gpupool/gpupool/internal/live"
+	"github.com/gpupool/gpupool/internal/mtls"
 	"github.com/gpupool/gpupool/internal/nomad"
 	"github.com/gpupool/gpupool/internal/pluginconfig"
+	"github.com/gpupool/gpupool/internal/pluginhost"
 	"github.com/gpupool/gpupool/internal/power/drivers"
 	"github.com/gpupool/gpupool/internal/setting"
 )
@@ -41,6 +43,8 @@ type settings struct {
 	consul     consul.Config
 	lease      time.Duration
 	agentToken string
+	agentTLS   bool
+	agentFiles mtls.Files
 	ownNode    string
 	listen     string
 	steps      jsonl.Config
@@ -63,6 +67,12 @@ func declare(r pluginconfig.Reader) settings {
 			CertFile:   r.String("consul_cert_file", "", "PEM file of the client certificate for Consul."),
 			KeyFile:    r.String("consul_key_file", "", "PEM file of the key of that certificate."),
 		},
+		agentTLS: r.Bool("agent_tls", false, "The agents serve TLS. Their certificates must be for the name `gpupool-agent`."),
+		agentFiles: mtls.Files{
+			CA:   r.String("agent_ca_file", "", "With `agent_tls`: PEM file of the authorities that agents' certificates are checked against. Empty: those of the system."),
+			Cert: r.String("agent_cert_file", "", "With it: PEM file of the certificate that is shown to agents."),
+			Key:  r.String("agent_key_file", "", "With it: PEM file of the key of that certificate."),
+		},
 		lease: r.Duration("lease_ttl", consul.DefaultTTL, "How long the lease of a pool outlives its holder. Shorter is faster to fail over; longer rides out slower networks, and gives slow power controllers more time: a power command may take two fifths of it.", setting.Between(consul.MinTTL, consul.MaxTTL)),
 	}
 	s.listen = r.String("listen", defaultListen, "Where /metrics and /healthz are served, as host:port, or off. They say how many hosts there are and what goes wrong, and no credential; whoever may connect may read them.", setting.Rule[string]{
@@ -79,6 +89,9 @@ func declare(r pluginconfig.Reader) settings {
 	s.ownNode = r.String("own_node", "", "Name of the Nomad node that the autoscaler runs on, if that is a host of a pool: it is never taken out of service. Empty means the node of the autoscaler's own allocation or, outside Nomad, the name of the machine.")
 	s.consul.Token = resolve(r, "consul_token", "ACL token for Consul. Without it CONSUL_HTTP_TOKEN is used.")
 	s.agentToken = resolve(r, "agent_token", "Bearer token that the agents on the hosts ask for, if they do.")
+	if !s.agentTLS && s.agentFiles.Given() {
+		r.Reject("agent_tls", "is not set, and certificate files for it are given", "set it to true")
+	}
 	return s
 }
 
@@ -116,15 +129,28 @@ func build(config map[string]string, m *meter, log hclog.Logger) (built, error) 
 	cc, err := consul.New(s.consul)
 	wrong = errors.Join(wrong, named(err))
 	nc, err := nomad.New(nomad.Config{API: nomadconfig.ConfigFromNamespacedMap(config), Logger: log})
+	wrong = errors.Join(wrong, named(err))
+	gather, err := s.gather(log)
 	if wrong = errors.Join(wrong, named(err)); wrong != nil {
 		return built{}, wrong
 	}
 	b := built{steps: newSteps(s.steps, log), listen: s.listen}
-	if b.runners, err = assemble(inv, cc, nc, s, m, b.steps, log); err != nil {
+	if b.runners, err = assemble(inv, cc, nc, s, gather, m, b.steps, log); err != nil {
 		b.steps.close()
 		return built{}, err
 	}
 	return b, nil
+}
+
+// gather is how to reach the agents. All pools share it, and its connections.
+func (s settings) gather(log hclog.Logger) (fleet.Config, error) {
+	c := fleet.Config{Token: s.agentToken}
+	if !s.agentTLS {
+		return c, nil
+	}
+	var err error
+	c.TLS, err = fleet.NewTLS(s.agentFiles, pluginhost.Slog(log))
+	return c, err
 }
 
 func named(err error) error {
@@ -149,7 +175,7 @@ func loadInventory(path string) (*inventory.Inventory, error) {
 
 // assemble makes a runner for each pool. All hosts that cannot be made are
 // reported together.
-func assemble(inv *inventory.Inventory, cc *consul.Client, nc *nomad.Client, s settings, m *meter, l *steps, log hclog.Logger) (map[string]*live.Runner, error) {
+func assemble(inv *inventory.Inventory, cc *consul.Client, nc *nomad.Client, s settings, gather fleet.Config, m *meter, l *steps, log hclog.Logger) (map[string]*live.Runner, error) {
 	for _, w := range inv.Warnings {
 		log.Warn(w)
 	}
@@ -168,7 +194,7 @@ func assemble(inv *inventory.Inventory, cc *consul.Client, nc *nomad.Client, s s
 			Spec: live.Spec(p), Kinds: live.Kinds(p), Own: own(s.ownNode),
 			Agent:         limits.Agent,
 			DrainDeadline: p.DrainDeadline,
-			Gather:        fleet.Config{Token: s.agentToken},
+			Gather:        gather,
 			PowerRest:     p.StaleAfter / 2,
 			Timed:         timed,
 			Log:           log.With("pool", p.Name),

@@ -127,6 +127,16 @@ func TestBadInput(t *testing.T) {
 			want:   []string{"target-gpupool: lease_ttl: ", "10s", "1m"},
 		},
 		{
+			name:   "certificates for agents without TLS",
+			config: map[string]string{"agent_ca_file": "/nonexistent/ca.pem"},
+			want:   []string{"target-gpupool: agent_tls: is not set", "set it to true"},
+		},
+		{
+			name:   "a certificate for agents that is not there",
+			config: map[string]string{"agent_tls": "true", "agent_ca_file": "/nonexistent/ca.pem"},
+			want:   []string{"target-gpupool: TLS to the agents: ", "/nonexistent/ca.pem"},
+		},
+		{
 			name:   "an address that is none",
 			config: map[string]string{"listen": "9110"},
 			want:   []string{"target-gpupool: listen: ", "host:port, or off"},
