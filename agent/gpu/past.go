@@ -155,8 +155,11 @@ func (p *past) show(g *fleet.GPU, now time.Time) {
 		})
 	}
 	slices.SortFunc(g.XIDs.List, func(a, b fleet.XID) int { return cmp.Compare(a.Code, b.Code) })
-	if g.Throttle.Known() {
-		g.Throttle.Total = maps.Clone(p.throttled)
+	if g.Throttle.Known() && len(p.throttled) > 0 {
+		g.Throttle.Total = make(map[string]float64, len(p.throttled))
+		for reason, seconds := range p.throttled {
+			g.Throttle.Total[reason] = rounded(seconds)
+		}
 	}
 }
 

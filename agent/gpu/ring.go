@@ -57,7 +57,7 @@ func (r *ring) window(now time.Time, span time.Duration) (fleet.Window, bool) {
 		Seconds:  span.Seconds(),
 		Mean:     rounded(sum / n),
 		Max:      most,
-		Coverage: min(1, n*r.period.Seconds()/span.Seconds()),
+		Coverage: min(1, rounded(n*r.period.Seconds()/span.Seconds())),
 	}, true
 }
 

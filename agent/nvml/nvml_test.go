@@ -358,6 +358,46 @@ func TestEveryCallIsGuarded(t *testing.T) {
 	}
 }
 
+// TestNoFields: go-nvml panics where it is asked for none.
+func TestNoFields(t *testing.T) {
+	g := guardedDevice{device: struct{ device }{}, available: available{"GetFieldValues": true}}
+	if ret := g.GetFieldValues(nil); ret != nvml.SUCCESS {
+		t.Errorf("GetFieldValues of none = %v", ret)
+	}
+}
+
+// TestSlowCallsAreNotMade: these measure or wait inside the driver.
+func TestSlowCallsAreNotMade(t *testing.T) {
+	for _, call := range []string{"GetPcieThroughput", "GetProcessUtilization", "GetProcessesUtilizationInfo"} {
+		if _, ok := reflect.TypeFor[device]().MethodByName(call); ok {
+			t.Errorf("%s is among the calls that the agent makes", call)
+		}
+	}
+}
+
+func TestDecode(t *testing.T) {
+	bytes := func(low byte) [8]byte { return [8]byte{low, 0xff, 0xff, 0xff} }
+	for _, tt := range []struct {
+		kind nvml.ValueType
+		in   [8]byte
+		want float64
+		ok   bool
+	}{
+		{nvml.VALUE_TYPE_UNSIGNED_INT, bytes(0xfe), 4294967294, true},
+		{nvml.VALUE_TYPE_SIGNED_INT, bytes(0xfe), -2, true},
+		{nvml.VALUE_TYPE_UNSIGNED_LONG_LONG, bytes(0xfe), 4294967294, true},
+		{nvml.VALUE_TYPE_SIGNED_LONG_LONG, [8]byte{0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, -2, true},
+		{nvml.VALUE_TYPE_UNSIGNED_SHORT, bytes(0xfe), 65534, true},
+		{nvml.VALUE_TYPE_DOUBLE, [8]byte{6: 0xf0, 7: 0x3f}, 1, true},
+		{nvml.VALUE_TYPE_DOUBLE, [8]byte{6: 0xf8, 7: 0x7f}, 0, false}, // not a number
+		{99, bytes(1), 0, false},
+	} {
+		if got, ok := decode(tt.kind, tt.in); ok != tt.ok || ok && got != tt.want {
+			t.Errorf("decode(%d, %x) = %g, %t, want %g, %t", tt.kind, tt.in, got, ok, tt.want, tt.ok)
+		}
+	}
+}
+
 // TestSymbolsHaveACall keeps the table free of names that nothing looks at.
 func TestSymbolsHaveACall(t *testing.T) {
 	for name := range symbols {
