@@ -146,7 +146,7 @@ func (c *config) validate() error {
 			}
 		}
 	}
-	errs = append(errs, c.instances.validate(c.token != ""), c.notices.validate(c.instances.Nomad))
+	errs = append(errs, c.instances.validate(c.token != "" || c.TLS.CA != ""), c.notices.validate(c.instances.Nomad))
 	if err := checkToken(c.token); err != nil && c.TokenFile == "" {
 		bad("%sTOKEN: %w", envPrefix, err)
 	}

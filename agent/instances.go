@@ -34,7 +34,7 @@ func (c *instancesConfig) flags(f *flag.FlagSet) {
 	f.StringVar(&c.Nomad, "nomad", "", "`address` of the Nomad agent on this host, or off; the default is NOMAD_ADDR, or NOMAD_UNIX_ADDR, and off without them")
 	f.StringVar(&c.Token, "nomad-token", "", "`reference` to the Nomad token, env:NAME or file:PATH, read anew each time; the default is NOMAD_TOKEN")
 	f.StringVar(&c.Service, "instance-service", "{job}-warm", "`name` of the Consul service of a job's model servers")
-	f.BoolVar(&c.Admin, "admin", false, "let requests with the bearer token drain instances and put them to sleep")
+	f.BoolVar(&c.Admin, "admin", false, "let requests with the bearer token, or a client certificate, drain instances and put them to sleep")
 }
 
 // environment fills in where Nomad is from the variables that Nomad's own tools
@@ -69,7 +69,7 @@ func (c *instancesConfig) validate(authorized bool) error {
 		bad("-instance-service %.60q: %w", c.Service, err)
 	}
 	if c.Admin && !authorized {
-		bad("-admin without a bearer token: anybody could drain an instance; give one with -token-file")
+		bad("-admin without a bearer token or -tls-client-ca: anybody could drain an instance; give one of them")
 	}
 	if c.Admin && c.Nomad == offWord {
 		bad("-admin without -nomad: there are no instances to act on")
