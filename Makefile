@@ -13,6 +13,10 @@ FUZZTIME ?= 10s
 SCHEDULES ?= 100000
 DEMO ?= full
 
+# What the built programs call themselves; the last commit where there is no tag.
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+VERSIONED := github.com/gpupool/gpupool/internal/version.text
+
 .PHONY: help
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,7 +39,7 @@ build: bin ## build the plugins, the agent and the command into bin/
 .PHONY: bin
 bin:
 	@mkdir -p bin
-	@go build -buildvcs=false -trimpath -o bin/ ./plugins/... ./agent ./cmd/gpupool ./e2e/demo
+	@go build -buildvcs=false -trimpath -ldflags '-X $(VERSIONED)=$(VERSION)' -o bin/ ./plugins/... ./agent ./cmd/gpupool ./e2e/demo
 
 .PHONY: test
 test: tools ## install what is needed and run all tests, end to end included

@@ -14,10 +14,12 @@ import (
 	"runtime"
 	"runtime/debug"
 	"syscall"
+
+	build "github.com/gpupool/gpupool/internal/version"
 )
 
-// version is set by the build: -ldflags "-X main.version=1.2.3".
-var version = "dev"
+// version is what the agent calls itself.
+var version = build.String()
 
 func main() { os.Exit(run(os.Args[1:], os.Getenv, os.Stdout, os.Stderr)) }
 

@@ -8,6 +8,8 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
+
+	"github.com/gpupool/gpupool/internal/version"
 )
 
 func main() {
@@ -21,6 +23,7 @@ func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "gpupool",
 		Short:         "Autoscaled GPU hosts under HashiCorp Nomad",
+		Version:       version.String(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}

@@ -33,9 +33,9 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"runtime/debug"
 
 	"github.com/gpupool/gpupool/internal/plan"
+	build "github.com/gpupool/gpupool/internal/version"
 )
 
 // Stream says whose decisions these are: one check of one pool.
@@ -82,21 +82,5 @@ func (e Entry) Replay() (Replayed, error) {
 	return Replayed{d, bytes.Equal(was, is)}, nil
 }
 
-// Program names this build of gpupool as well as the build knows: the module's
-// version, and the commit where it was stamped.
-func Program() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "gpupool"
-	}
-	name := "gpupool"
-	if v := info.Main.Version; v != "" {
-		name += " " + v
-	}
-	for _, s := range info.Settings {
-		if s.Key == "vcs.revision" {
-			name += " " + s.Value[:min(len(s.Value), 12)]
-		}
-	}
-	return name
-}
+// Program names this build of gpupool as well as the build knows.
+func Program() string { return "gpupool " + build.String() }

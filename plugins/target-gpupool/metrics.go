@@ -15,7 +15,7 @@ import (
 	"github.com/gpupool/gpupool/internal/live"
 	"github.com/gpupool/gpupool/internal/pool"
 	"github.com/gpupool/gpupool/internal/power"
-	"github.com/gpupool/gpupool/internal/record"
+	"github.com/gpupool/gpupool/internal/version"
 )
 
 // metric describes one metric of the plugin.
@@ -190,7 +190,7 @@ func (m *meter) Collect(to chan<- prometheus.Metric) {
 		}
 		to <- prometheus.MustNewConstMetric(m.descs[d.name], kind, value, labels...)
 	}
-	send(buildInfo, 1, record.Program(), runtime.Version())
+	send(buildInfo, 1, version.String(), runtime.Version())
 	m.mu.Lock()
 	joules := maps.Clone(m.joules)
 	m.mu.Unlock()
