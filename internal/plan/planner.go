@@ -29,6 +29,9 @@ type Planner struct {
 // step is the distance of the values that forecasts are made from.
 const step = 30 * time.Second
 
+// day is the length of a day.
+const day = 24 * time.Hour
+
 // steps is d in steps, rounded up.
 func steps(d time.Duration) int { return int((d + step - 1) / step) }
 
@@ -208,7 +211,8 @@ func (b *bucket) flush(pass func(float64)) {
 // predict is the decision with a forecast.
 func (p *Planner) predict(in Input, signal demand.Series) Decision {
 	r, m, c := p.rules, p.model, p.replay.chosen()
-	s := situation{center: m.Center(), target: targets[c.target].units(m), recent: m.Recent(recentSteps)}
+	s := p.replay.seen(m)
+	s.target = targets[c.target].units(m)
 	age := 0.0
 	for _, at := range in.Starting {
 		age += max(r.Lead.Seconds()-max(at.Sub(in.Now).Seconds(), 0), 0)
@@ -226,7 +230,7 @@ func (p *Planner) predict(in Input, signal demand.Series) Decision {
 			out = max(out, ceil(last.Value/(r.Units*r.Utilization)))
 		}
 	}
-	keep := p.replay.keep(c)
+	keep := p.replay.keep(p.replay.own(), c)
 	why := p.whyKeep(in, signal, c, waited)
 	want, rule := out, RulePredictive
 	if out < in.Count {
@@ -254,8 +258,11 @@ const recentSteps = int(2 * time.Minute / step)
 
 // terms are the numbers that the forecast and the replay put in.
 func (p *Planner) terms(s situation, c candidate, waiting, drain float64) []Term {
-	q := max(targets[c.target].quantile, 0)
-	own := &p.replay.pools[len(p.replay.candidates)]
+	q := targets[c.target].quantile
+	if q < 0 {
+		q = targets[defaultTarget].quantile
+	}
+	own := p.replay.own()
 	terms := []Term{
 		{"recent", s.recent, "units", "mean of the last two minutes"},
 		{"expected", s.center, "units", "the experts' mix, one lead time ahead"},
@@ -264,7 +271,7 @@ func (p *Planner) terms(s situation, c candidate, waiting, drain float64) []Term
 		{"target", s.target, "units", targets[c.target].String()},
 		{"waiting", waiting, "units", "in the queue now"},
 		{"drain", drain, "units", "capacity to be rid of the backlog one lead time ahead"},
-		{"drain_time", max(c.drain, p.rules.Interval).Seconds(), "s", "in which it shall be gone"},
+		{"drain_time", c.drainTime(p.rules).Seconds(), "s", "in which it shall be gone"},
 		{"hold", c.hold.Seconds(), "s", "how long surplus stays"},
 		{"replayed_late", own.late / max(own.all, 1e-9), "", "share that was late in the replay"},
 	}

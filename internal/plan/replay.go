@@ -10,15 +10,40 @@ import (
 
 // candidate is one way to decide, of those that are tried on the past.
 type candidate struct {
-	target int           // index in targets: what is planned for
-	drain  time.Duration // a backlog beyond what may wait shall be gone within
-	hold   time.Duration // what was surplus for so long goes
-	holds  int           // index of hold
+	target int // index in targets: what is planned for
+	manner
+	hold  time.Duration // what was surplus for so long goes
+	holds int           // index of hold
+}
+
+// manner is how a candidate meets more than it planned for.
+type manner struct {
+	name  string
+	drain float64 // a backlog beyond the slack shall be gone within so many times the allowed wait
+	slack float64 // that much of the allowed wait may be in the queue one lead time ahead; below 0 capacity is added before there is one
+	rise  float64 // how much of the rise of the last minutes is expected to go on
+	keeps bool    // capacity added in this way stays for the hold time too
+}
+
+// manners are all of them, from patient to alarmed. Where demand comes in
+// bursts, the last two are cheaper than a reserve: what begins to rise mostly
+// rises on, and the first minute of it is answered by more than it shows.
+var manners = []manner{
+	{"patient", 3, 0.9, 0, false},
+	{"calm", 1, 0.5, 0, false},
+	{"brisk", 1, -0.5, 1, true},
+	{"alarmed", 1, -1, 1, true},
+}
+
+// drainTime is in what time a backlog shall be gone.
+func (c candidate) drainTime(r Rules) time.Duration {
+	return max(time.Duration(c.drain*float64(r.Wait)), r.Interval)
 }
 
 // situation is what a decision, in earnest or in replay, rests on.
 type situation struct {
 	recent, center, target float64 // units: load now, its expected value one lead time ahead, and what is planned for
+	rise                   float64 // units: the load of the last minute over that of the last five
 	backlog                float64 // unit-seconds that wait now
 	ready                  float64 // replicas
 	aged                   float64 // replica-seconds that those starting will have served one lead time ahead
@@ -28,9 +53,9 @@ type situation struct {
 // that drain the backlog.
 func (s situation) out(r Rules, c candidate) (n int, drain float64) {
 	lead := r.Lead.Seconds()
-	work := s.backlog + lead*(s.recent+s.center)/2 - r.Units*(s.ready*lead+s.aged) - s.center*r.Wait.Seconds()/2
+	work := s.backlog + lead*(s.recent+c.rise*s.rise+s.center)/2 - r.Units*(s.ready*lead+s.aged) - s.center*r.Wait.Seconds()*c.slack
 	if work > 0 {
-		drain = work / max(c.drain, r.Interval).Seconds()
+		drain = work / c.drainTime(r).Seconds()
 	}
 	need := s.target / r.Utilization
 	if drain > 0 {
@@ -56,6 +81,7 @@ type replay struct {
 	peaks      [peakDays]float64 // largest two-minute mean of each day, units
 	day        int
 	decideEach int
+	prior      []float64 // of each candidate: share of a day's work that the prior surge makes late
 }
 
 // pool is one replayed pool.
@@ -67,6 +93,11 @@ type pool struct {
 	backlog  float64 // unit-seconds
 	waited   int     // last step at which the queue was long
 
+	// called is the most replicas called for in this part of the hold time
+	// and in the one before, which begin anew at every two thirds of it.
+	called [2]int
+	since  int // step at which this part began
+
 	late, all, billed, starts, steps float64 // weighted sums
 }
 
@@ -75,7 +106,7 @@ const (
 
 	// mostOfBudget is the share of the promised lateness that a candidate may
 	// use up in the replay. What is chosen with hindsight does worse in future.
-	mostOfBudget = 0.6
+	mostOfBudget = 0.8
 	// worthwhile is how much cheaper than the choice so far another must be.
 	worthwhile = 0.98
 	// bolder is how much cheaper a less cautious candidate must be.
@@ -90,14 +121,25 @@ func newReplay(r Rules, holds []time.Duration) *replay {
 	p := &replay{rules: r, weight: 1, grow: math.Exp2(float64(step) / float64(halfLife)), decideEach: max(int(r.Interval/step), 1)}
 	p.holds = holds
 	for q := range targets {
-		for _, drain := range []time.Duration{r.Wait, 3 * r.Wait} {
+		for _, m := range manners {
 			for h, hold := range p.holds {
-				p.candidates = append(p.candidates, candidate{q, drain, hold, h})
+				p.candidates = append(p.candidates, candidate{q, m, hold, h})
 			}
 		}
 	}
+	p.fill()
+	for i, c := range p.candidates {
+		if c.target == defaultTarget && c.name == "calm" && c.holds == len(p.holds)/2 {
+			p.choice = i
+		}
+	}
+	return p
+}
+
+// fill makes the pools of the candidates, and one more.
+func (p *replay) fill() {
 	p.pools = make([]pool, len(p.candidates)+1)
-	lead := steps(r.Lead) + 2
+	lead := steps(p.rules.Lead) + 2
 	for i := range p.pools {
 		p.pools[i].due = make([]int, lead)
 		p.pools[i].waited = math.MinInt32
@@ -108,19 +150,23 @@ func newReplay(r Rules, holds []time.Duration) *replay {
 			p.most = append(p.most, newWindow(steps(h)))
 		}
 	}
-	for i, c := range p.candidates {
-		if c.target == defaultTarget && c.drain == r.Wait && c.holds == len(p.holds)/2 {
-			p.choice = i
-		}
-	}
-	return p
 }
+
+// own is the pool that follows the choices as they are made.
+func (p *replay) own() *pool { return &p.pools[len(p.candidates)] }
 
 // chosen is the candidate to decide by.
 func (p *replay) chosen() candidate { return p.candidates[p.choice] }
 
-// keep is the most replicas that the forecast called for within the hold time.
-func (p *replay) keep(c candidate) int { return p.most[c.target*len(p.holds)+c.holds].max() }
+// keep is the most replicas that the forecast called for within the hold time
+// and, where the candidate keeps what it added for more, what w called for.
+func (p *replay) keep(w *pool, c candidate) int {
+	n := p.most[c.target*len(p.holds)+c.holds].max()
+	if c.keeps {
+		n = max(n, w.called[0], w.called[1])
+	}
+	return n
+}
 
 // add replays one step, in which v units were needed, in every pool; m has
 // already made its forecast from v.
@@ -133,7 +179,7 @@ func (p *replay) add(v float64, m *forecast.Model) {
 			p.most[i*len(p.holds)+h].add(p.base[i])
 		}
 	}
-	s := situation{recent: m.Recent(recentSteps), center: m.Center()}
+	s := p.seen(m)
 	score := m.Matured() >= enough
 	for i := range p.pools {
 		c, w := p.chosen(), &p.pools[i]
@@ -161,6 +207,12 @@ func (p *replay) add(v float64, m *forecast.Model) {
 	if p.k%steps(time.Hour) == 0 {
 		p.choose()
 	}
+}
+
+// seen is what the series says about now.
+func (p *replay) seen(m *forecast.Model) situation {
+	minute := recentSteps / 2
+	return situation{recent: m.Recent(recentSteps), center: m.Center(), rise: m.Recent(minute) - m.Recent(5*minute)}
 }
 
 // serve takes v units of load for a step and, where score is set, notes what
@@ -209,9 +261,13 @@ func (p *replay) decide(w *pool, c candidate, s situation) {
 	s.backlog, s.ready, s.aged = w.backlog, float64(w.ready), w.aged
 	out, _ := s.out(p.rules, c)
 	count := w.ready + w.starting
+	if p.k-w.since >= steps(c.hold)*2/3 {
+		w.called[1], w.called[0], w.since = w.called[0], 0, p.k
+	}
+	w.called[0] = max(w.called[0], out)
 	want := out
 	if out < count {
-		want = min(count, max(out, p.keep(c)))
+		want = min(count, max(out, p.keep(w, c)))
 		if p.k-w.waited <= steps(c.hold) {
 			want = count
 		}
@@ -252,6 +308,9 @@ func (p *replay) choose() {
 	if p.pools[0].all == 0 {
 		return
 	}
+	if p.prior == nil {
+		p.prior = p.surge()
+	}
 	best := len(p.candidates) - 1
 	for i := best - 1; i >= 0; i-- {
 		if p.cost(i) < bolder*p.cost(best) {
@@ -267,7 +326,7 @@ func (p *replay) choose() {
 // would have been no dearer than what was chosen: then scaling cannot pay at
 // this lead time. It takes three days to say so.
 func (p *replay) static() (n int, better bool) {
-	own := &p.pools[len(p.candidates)]
+	own := p.own()
 	n = clamp(ceil(slices.Max(p.peaks[:])/(p.rules.Units*p.rules.Utilization)), p.rules)
 	return n, p.day >= 3 && float64(n)*own.steps <= own.billed+own.starts*p.rules.Wear.Seconds()/step.Seconds()
 }
@@ -276,20 +335,30 @@ func (p *replay) static() (n int, better bool) {
 // would have paid for, the wear of its starts, and what is late beyond what the
 // promise allows. Without a price on lateness a jump that nobody could foresee
 // would make the pool pay for ever for what no capacity could have prevented.
+// To what was seen comes what the prior surge would have made late.
 func (p *replay) cost(i int) float64 {
 	w, r := &p.pools[i], p.rules
-	excess := max(w.late-p.allowed()*w.all, 0)
+	allowed := p.allowed()
+	surge := max(p.prior[i]-allowed, 0) * p.daily() * priorDays
+	excess := max(w.late+surge-allowed*w.all, 0)
 	return r.Units*(w.billed+w.starts*r.Wear.Seconds()/step.Seconds()) + r.LateCost*excess
 }
 
 // allowed is the share of work that may be late in the replay of a candidate.
 // It is less than the promise, and the less the more was late of late in the
 // pool that followed the choices as they were made: what looks best afterwards
-// is not what was chosen before.
+// is not what was chosen before. A day without lateness is put before the
+// first, so that one early burst does not frighten the pool for a week.
 func (p *replay) allowed() float64 {
-	own := &p.pools[len(p.candidates)]
+	own := p.own()
 	late := 1 - p.rules.SLO
-	return late * min(max(1.3-own.late/max(own.all, 1e-9)/late, 0.1), mostOfBudget)
+	return late * min(max(1.6-own.late/max(own.all+p.daily(), 1e-9)/late, 0.1), mostOfBudget)
+}
+
+// daily is the work of a mean day, weighted like one of now.
+func (p *replay) daily() float64 {
+	own := p.own()
+	return own.all / max(own.steps, 1e-9) * float64(steps(24*time.Hour)) * p.weight
 }
 
 // window is the largest of the last size values, each in constant time: the
