@@ -186,7 +186,10 @@ func passedOver(form string, hosts []*host) string {
 			others++
 		}
 	}
-	return said + more(others)
+	if others > 0 {
+		said += fmt.Sprintf(" (and %d more)", others)
+	}
+	return said
 }
 
 // mayBootMore reports whether one more host may be powered on now.
