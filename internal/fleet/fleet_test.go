@@ -2,9 +2,11 @@ package fleet
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -13,6 +15,9 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/gpupool/gpupool/internal/mtls"
+	"github.com/gpupool/gpupool/internal/mtls/mtlstest"
 )
 
 // sound is a snapshot that an agent could write.
@@ -120,7 +125,11 @@ func TestGather(t *testing.T) {
 		t.Run(tt.node, func(t *testing.T) {
 			t.Parallel()
 			before := time.Now()
-			got := Gather(t.Context(), Config{Timeout: time.Second, Token: "secret"}, map[string]string{tt.node: tt.addr})
+			timeout := time.Minute // enough on any machine
+			if tt.err == "deadline exceeded" {
+				timeout = time.Second
+			}
+			got := Gather(t.Context(), Config{Timeout: timeout, Token: "secret"}, map[string]string{tt.node: tt.addr})
 			r, ok := got[tt.node]
 			if !ok || len(got) != 1 || r.At.Before(before) || r.At.After(time.Now()) {
 				t.Fatalf("Gather = %+v, want one reading of %s", got, tt.node)
@@ -141,6 +150,44 @@ func TestGather(t *testing.T) {
 	}
 	if followed.Load() {
 		t.Error("a redirect was followed")
+	}
+}
+
+// TestGatherOverTLS: the agents' certificates are for one name, whatever their
+// addresses, and readers go over to a new one by themselves.
+func TestGatherOverTLS(t *testing.T) {
+	ca := mtlstest.NewCA(t, "ca")
+	server := ca.Issue(t, t.TempDir(), Service)
+	settings, err := mtls.Server(server, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := tls.Listen("tcp", "127.0.0.1:0", settings)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		json.NewEncoder(w).Encode(sound("a"))
+	})}
+	go s.Serve(l)
+	t.Cleanup(func() { s.Close() })
+
+	reader := ca.Issue(t, t.TempDir(), "reader")
+	over, err := NewTLS(reader, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	agents := map[string]string{"a": l.Addr().String()}
+	for range 3 { // over one connection
+		if got := Gather(t.Context(), Config{Timeout: time.Minute, TLS: over}, agents)["a"]; got.Err != nil {
+			t.Fatal(got.Err)
+		}
+	}
+	if got := Gather(t.Context(), Config{Timeout: time.Minute}, agents)["a"]; got.Err == nil {
+		t.Error("an agent that wants TLS answered without")
+	}
+	if _, err := NewTLS(mtls.Files{Cert: reader.Cert}, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "TLS to the agents") {
+		t.Errorf("NewTLS of half a pair: %v", err)
 	}
 }
 
