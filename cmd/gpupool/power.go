@@ -156,7 +156,7 @@ func unheld(ctx context.Context, cc *consul.Client, name string, hosts []poolHos
 	var errs []error
 	for _, h := range hosts {
 		if words[h.ID].Word != pool.WordHold {
-			errs = append(errs, fmt.Errorf("%s: %s acts on pool %s: first run: gpupool host hold %s --reason ...", h.ID, holder, name, h.ID))
+			errs = append(errs, fmt.Errorf("%s: %s acts on pool %s: first run: gpupool host hold %s --reason WHY", h.ID, holder, name, h.ID))
 		}
 	}
 	return errors.Join(errs...)

@@ -23,7 +23,7 @@ var Versions = map[string]string{
 	"gpupool-device-fake": "*",
 }
 
-// failer is the part of testing.TB that Path uses.
+// failer is the part of testing.TB that is used here.
 type failer interface {
 	Helper()
 	Fatal(args ...any)

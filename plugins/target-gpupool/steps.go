@@ -11,7 +11,7 @@ import (
 	"github.com/gpupool/gpupool/internal/control"
 	"github.com/gpupool/gpupool/internal/jsonl"
 	"github.com/gpupool/gpupool/internal/pool"
-	"github.com/gpupool/gpupool/internal/record"
+	"github.com/gpupool/gpupool/internal/version"
 )
 
 const (
@@ -190,7 +190,7 @@ func beginSteps() ([]byte, error) {
 		Version int       `json:"version"`
 		Program string    `json:"program"`
 		Opened  time.Time `json:"opened"`
-	}{stepsMagic, stepsVersion, record.Program(), time.Now().UTC()})
+	}{stepsMagic, stepsVersion, "gpupool " + version.String(), time.Now().UTC()})
 	return append(head, '\n'), err
 }
 

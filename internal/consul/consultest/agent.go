@@ -43,7 +43,7 @@ func Start(t testing.TB, extra ...string) *Agent {
 	t.Helper()
 	pid := os.Getpid()
 	host := fmt.Sprintf("127.%d.%d.%d", 64+loopbacks.Add(1)%64, pid>>8&0xff, pid&0xff|1)
-	ports := freePorts(t, host, 3)
+	ports := devbin.FreePorts(t, host, 3)
 	a := &Agent{
 		Addr: net.JoinHostPort(host, fmt.Sprint(ports[0])),
 		t:    t,
@@ -172,25 +172,4 @@ func (a *Agent) Client() *api.Client {
 		a.t.Fatal(err)
 	}
 	return cl
-}
-
-// freePorts finds ports that nobody listens on, for both TCP and UDP.
-func freePorts(t testing.TB, host string, n int) []int {
-	t.Helper()
-	var ports []int
-	for len(ports) < n {
-		tcp, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer tcp.Close() // at the end, so that no port comes twice
-		port := tcp.Addr().(*net.TCPAddr).Port
-		udp, err := net.ListenPacket("udp", tcp.Addr().String())
-		if err != nil {
-			continue
-		}
-		_ = udp.Close()
-		ports = append(ports, port)
-	}
-	return ports
 }

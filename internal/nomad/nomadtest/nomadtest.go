@@ -39,7 +39,7 @@ func newAgent(t testing.TB, config func(host string, ports []int, dir string) st
 	t.Helper()
 	pid := os.Getpid()
 	host := fmt.Sprintf("127.%d.%d.%d", 128+loopbacks.Add(1)%64, pid>>8&0xff, pid&0xff|1)
-	ports := freePorts(t, host, 3)
+	ports := devbin.FreePorts(t, host, 3)
 	a := &agent{t: t, dir: t.TempDir(), host: host, http: ports[0]}
 	if err := os.WriteFile(a.path("nomad.hcl"), []byte(config(host, ports, a.dir)), 0o600); err != nil {
 		t.Fatal(err)
@@ -294,25 +294,4 @@ func base(name, host string, ports []int, dir string) string {
 			auto_advertise   = false
 		}
 		`, name, host, filepath.Join(dir, "data"), ports[0], ports[1], ports[2])
-}
-
-// freePorts finds ports that nobody listens on, for both TCP and UDP.
-func freePorts(t testing.TB, host string, n int) []int {
-	t.Helper()
-	var ports []int
-	for len(ports) < n {
-		tcp, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer tcp.Close() // at the end, so that no port comes twice
-		port := tcp.Addr().(*net.TCPAddr).Port
-		udp, err := net.ListenPacket("udp", tcp.Addr().String())
-		if err != nil {
-			continue
-		}
-		_ = udp.Close()
-		ports = append(ports, port)
-	}
-	return ports
 }
