@@ -27,6 +27,7 @@ import (
 
 	"github.com/gpupool/gpupool/internal/pool"
 	"github.com/gpupool/gpupool/internal/power"
+	"github.com/gpupool/gpupool/internal/power/https"
 )
 
 // API is one account in one region of a cloud, for all hosts that are there. It
@@ -89,7 +90,7 @@ func (i Instance) String() string {
 	if i.Why == "" {
 		return fmt.Sprintf("%.60q", i.State)
 	}
-	return fmt.Sprintf("%.60q (%s)", i.State, i.Why)
+	return fmt.Sprintf("%.60q (%s)", i.State, https.Brief(i.Why))
 }
 
 // change is a thing to do to the power.

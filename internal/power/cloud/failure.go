@@ -47,35 +47,15 @@ type Answer struct {
 	Secrets []power.Secret  // what must not be printed
 }
 
-const mostRest = time.Minute // that a Retry-After counts for
+const (
+	mostRest = time.Minute // that a Retry-After counts for
+	owner    = "the cloud's operator"
+)
 
 // Failure is the error of a request, of one of the classes of package power.
 func (rs Rules) Failure(a Answer) error {
 	written, status, header := a.Seen.Seen()
 	means, class := rs.class(a, written, status)
-	var parts []string
-	if means != "" {
-		parts = append(parts, means)
-	}
-	if a.Code != "" || a.Text != "" {
-		parts = append(parts, strings.TrimSpace(a.Code+" "+a.Text))
-	}
-	switch mend := ""; {
-	case status >= 300:
-		parts = append(parts, "HTTP "+strconv.Itoa(status))
-	case a.Err == nil:
-	default:
-		mend = https.Mend(a.Err, "the cloud's operator")
-		switch {
-		case mend != "":
-			parts = append(parts, mend)
-		case https.End(a.Err) != nil:
-			parts = append(parts, "no answer")
-		default:
-			parts = append(parts, a.Err.Error())
-		}
-	}
-	text := https.Brief(strings.Join(parts, ": "), a.Secrets...)
 	throttled := errors.Is(class, errThrottled)
 	if throttled {
 		class = power.ErrUnreachable
@@ -83,14 +63,33 @@ func (rs Rules) Failure(a Answer) error {
 	if a.Change && status != 0 && errors.Is(class, power.ErrUnreachable) {
 		class = power.ErrRefused // it answered: it said no
 	}
+	text := https.Brief(a.text(means, status), a.Secrets...)
 	err := fmt.Errorf("%w: %s", class, text)
-	if cause := https.End(a.Err); cause != nil {
-		err = fmt.Errorf("%w: %s: %w", class, text, cause)
+	if end := https.End(a.Err); end != nil {
+		err = fmt.Errorf("%w: %s: %w", class, text, end)
 	}
 	if throttled {
 		return &Throttled{After: https.RetryAfter(header, time.Now(), 0, mostRest), Err: err}
 	}
 	return err
+}
+
+// text is what there is to say about an answer: what it means, what the cloud
+// said, and what went wrong below that.
+func (a Answer) text(means string, status int) string {
+	parts := []string{means, strings.TrimSpace(a.Code + " " + a.Text)}
+	switch {
+	case status >= 300:
+		parts = append(parts, "HTTP "+strconv.Itoa(status))
+	case a.Err == nil:
+	case https.Mend(a.Err, owner) != "":
+		parts = append(parts, https.Mend(a.Err, owner))
+	case https.End(a.Err) != nil:
+		parts = append(parts, "no answer")
+	default:
+		parts = append(parts, a.Err.Error())
+	}
+	return strings.Join(slices.DeleteFunc(parts, func(p string) bool { return p == "" }), ": ")
 }
 
 // class is what an answer means for the caller.

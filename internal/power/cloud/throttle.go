@@ -36,7 +36,7 @@ func insist(ctx context.Context, send func() error) error {
 		if !errors.As(err, &put) {
 			return err
 		}
-		pause := max(put.After, wait/2+rand.N(wait/2)) //nolint:gosec // no secret
+		pause := max(put.After, wait/2+rand.N(wait/2))
 		if end, ok := ctx.Deadline(); ok && time.Until(end) < pause {
 			return err
 		}

@@ -187,6 +187,53 @@ pool "h100" {
 	}
 }
 
+// The credentials of clouds are references too, whatever their keys are called.
+func TestCloudsWithInventory(t *testing.T) {
+	t.Setenv("AWS_KEY", "AKIAGPUPOOLTEST00000")
+	t.Setenv("AWS_SECRET", "gpupool-Secret1")
+	const file = `
+pool "p5" {
+  node_pool = "gpu"
+  gpus_per_host = 8
+  power "ec2" {
+    region            = "eu-central-1"
+    access_key_id     = "%s"
+    secret_access_key = "env:AWS_SECRET"
+  }
+  host "a" {
+    power { instance_id = "i-0123456789abcdef0" }
+  }
+  host "b" {
+    power { instance_id = "%s" }
+  }
+}
+`
+	inv, err := inventory.Parse("pools.hcl", fmt.Appendf(nil, file, "env:AWS_KEY", "i-0123456789abcdef1"), drivers.Check)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range inv.Pools[0].Hosts {
+		d, err := drivers.New(h.Power.Driver, h.Power.Decode)
+		if err != nil {
+			t.Fatalf("host %s: %v", h.ID, err)
+		}
+		if text := fmt.Sprintf("%v %+v %#v %v", d, d, d, h.Power); strings.Contains(text, "Secret1") || strings.Contains(text, "AKIA") {
+			t.Errorf("the driver or its settings print a credential: %s", text)
+		}
+		_ = d.Close()
+	}
+	for name, c := range map[string]struct{ key, instance, want string }{
+		"in clear":     {"AKIAGPUPOOLTEST00000", "i-0123456789abcdef1", "written in clear"},
+		"one instance": {"env:AWS_KEY", "i-0123456789abcdef0", "same power controller"},
+		"its line":     {"env:AWS_KEY", "gpu-07", "pools.hcl:14"},
+	} {
+		_, err := inventory.Parse("pools.hcl", fmt.Appendf(nil, file, c.key, c.instance), drivers.Check)
+		if text := fmt.Sprint(err); !strings.Contains(text, c.want) || strings.Contains(text, "AKIA") {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
+}
+
 // Talking to a BMC without knowing that it is one is said wherever the file is
 // read.
 func TestUnverifiedTLSIsWarnedOf(t *testing.T) {

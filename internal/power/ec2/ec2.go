@@ -252,13 +252,12 @@ var phases = map[string]cloud.Phase{
 // AWS's: one of Client is what its owner did.
 func (i instance) read() cloud.Instance {
 	out := cloud.Instance{Phase: phases[i.State], State: i.State}
-	code := i.Reason.Code
-	if strings.HasPrefix(code, "Server.") {
-		out.Why = https.Brief(strings.TrimPrefix(i.Reason.Message, code+": "))
-		out.Why = strings.TrimSpace(fmt.Sprintf("%.60s: %s", code, out.Why))
-	}
-	if strings.HasPrefix(code, "Server.Spot") {
-		out.Why = "AWS took the spot instance back, " + out.Why
+	code, text := i.Reason.Code, strings.TrimPrefix(i.Reason.Message, i.Reason.Code+": ")
+	switch {
+	case strings.HasPrefix(code, "Server.Spot"):
+		out.Why = "AWS took the spot instance back, " + code + ": " + text
+	case strings.HasPrefix(code, "Server."):
+		out.Why = code + ": " + text
 	}
 	return out
 }

@@ -48,7 +48,6 @@ func TestCloud(t *testing.T) {
 			return ec2.New(config(&ec2test.Endpoint{Cloud: c}, id))
 		},
 		IsChange: func(r *http.Request) bool { return !cloudtest.HasInBody(r, "Action=Describe") },
-		Most:     50,
 		Phases:   []cloud.Phase{cloud.Starting, cloud.Stopping, cloud.Leaving, cloud.Gone, cloud.Unknown},
 		Secret:   ec2test.SecretAccessKey,
 	})

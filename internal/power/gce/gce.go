@@ -274,7 +274,7 @@ func (a *api) explain(ctx context.Context, all []instance) map[string]cloud.Inst
 	found := make(map[string]cloud.Instance, len(all))
 	var unexplained []instance
 	for _, i := range all {
-		out := cloud.Instance{Phase: phases[i.Status], State: i.Status, Why: https.Brief(i.StatusMessage)}
+		out := cloud.Instance{Phase: phases[i.Status], State: i.Status, Why: i.StatusMessage}
 		if i.spot() && (out.Phase == cloud.Off || out.Phase == cloud.Stopping) {
 			a.mu.Lock()
 			known := a.preempted[i.Name]

@@ -46,7 +46,6 @@ func TestCloud(t *testing.T) {
 			return gce.New(config(c, id))
 		},
 		IsChange: func(r *http.Request) bool { return r.Method == http.MethodPost && r.URL.Path != "/token" },
-		Most:     50,
 		Phases:   []cloud.Phase{cloud.Starting, cloud.Stopping, cloud.Busy, cloud.Leaving, cloud.Unknown},
 		Secret:   gcetest.Token,
 	})

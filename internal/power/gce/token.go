@@ -19,8 +19,8 @@ import (
 
 const (
 	scope           = "https://www.googleapis.com/auth/compute"
-	tokenPath       = "/computeMetadata/v1/instance/service-accounts/default/token" //nolint:gosec // a path
-	metadataTimeout = 3 * time.Second                                               // it is on the machine itself
+	tokenPath       = "/computeMetadata/v1/instance/service-accounts/default/token"
+	metadataTimeout = 3 * time.Second // it is on the machine itself
 )
 
 // fetch is how a kind of credential gets an access token.

@@ -245,7 +245,7 @@ var tasks = map[string]cloud.Phase{
 
 // read is a server as package cloud has it.
 func (s server) read() cloud.Instance {
-	out := cloud.Instance{Phase: phases[s.Status], State: s.Status, Why: https.Brief(s.Fault.Message)}
+	out := cloud.Instance{Phase: phases[s.Status], State: s.Status, Why: s.Fault.Message}
 	if s.Task == "" || out.Phase == cloud.Gone || out.Phase == cloud.Fault || out.Phase == cloud.Unknown {
 		return out
 	}

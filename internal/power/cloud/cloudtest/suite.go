@@ -37,8 +37,6 @@ type Rig struct {
 	Open func(c *Cloud, id string) (power.Driver, error)
 	// IsChange says whether a request is a change.
 	IsChange func(r *http.Request) bool
-	// Most is how many machines one read may be for.
-	Most int
 	// Phases are those that the cloud knows besides Off and On.
 	Phases []cloud.Phase
 	// Secret is what no error may show.
@@ -71,6 +69,7 @@ func Run(t *testing.T, rig Rig) {
 		{"put off for ever", putOffForEver},
 		{"phases", phases},
 		{"slow boot", slowBoot},
+		{"one credential, one refusal", oneRefusal},
 		{"closing one leaves the others", closingOne},
 		{"hostile answers to reads", func(t *testing.T, rig Rig) { hostile(t, rig, false) }},
 		{"hostile answers to changes", func(t *testing.T, rig Rig) { hostile(t, rig, true) }},
@@ -300,6 +299,25 @@ func slowBoot(t *testing.T, rig Rig) {
 	settles(pool.PowerOff)
 	if c.Executions() != 2 {
 		t.Errorf("%d changes, want 2", c.Executions())
+	}
+}
+
+// oneRefusal: hosts that share a credential share its refusal.
+func oneRefusal(t *testing.T, rig Rig) {
+	c := rig.Start(t, rig.ID(1), rig.ID(2))
+	one, other := rig.open(t, c, rig.ID(1)), rig.open(t, c, rig.ID(2))
+	c.Intercept(func(w http.ResponseWriter, _ *http.Request) bool {
+		c.protocol.Fail(w, BadLogin)
+		return true
+	})
+	_, err := rig.state(t, plenty, one)
+	want(t, "the first", err, power.ErrAuth)
+	sent := len(c.Requests(""))
+	_, err = rig.state(t, plenty, other)
+	want(t, "the other", err, power.ErrAuth, "not tried again before")
+	want(t, "the other's on", rig.call(t, plenty, other.On), power.ErrAuth)
+	if n := len(c.Requests("")); n != sent {
+		t.Errorf("%d more requests after a refused credential", n-sent)
 	}
 }
 

@@ -29,7 +29,7 @@ const (
 	Project = "gpupool-test"
 	Zone    = "europe-west4-a"
 	Email   = "gpupool@gpupool-test.iam.gserviceaccount.com"
-	Token   = "ya29.gpupool-test-token" //nolint:gosec // of a simulator
+	Token   = "ya29.gpupool-test-token"
 )
 
 // InstanceName is a name by number.

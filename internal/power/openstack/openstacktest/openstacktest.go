@@ -23,7 +23,7 @@ const (
 	CredentialID     = "b6c1d9e2f3a44b5c8d7e6f5a4b3c2d1e"
 	CredentialSecret = "gpupool-application-secret"
 	Region           = "RegionOne"
-	token            = "gAAAAABgpupooltesttoken" //nolint:gosec // of a simulator
+	token            = "gAAAAABgpupooltesttoken"
 )
 
 // ServerID is a UUID by number.
