@@ -121,7 +121,8 @@ job "gpupool-autoscaler" {
           apm "gpupool" {
             driver = "apm-nvml"
             config = {
-              pools = "{{ env "NOMAD_TASK_DIR" }}/pools.hcl"
+              pools          = "{{ env "NOMAD_TASK_DIR" }}/pools.hcl"
+              consul_address = "${var.consul_addr}"
             }
           }
 

@@ -7,6 +7,29 @@ variable "count" {
   default     = 1
 }
 
+variable "autoscale" {
+  description = "Whether the policy below changes how many run. nomad job scale can in any case."
+  default     = true
+}
+
+variable "min" {
+  default = 1
+}
+
+variable "max" {
+  default = 6
+}
+
+variable "lead_time" {
+  description = "From wanting an instance to its first answer, on a host that is on."
+  default     = "3m"
+}
+
+variable "scale_in_after" {
+  description = "How long an instance must have been surplus before it goes."
+  default     = "15m"
+}
+
 variable "command" {
   description = "What to run, by /bin/sh -c."
   default     = "exec vllm serve --port $NOMAD_PORT_http $MODEL"
@@ -43,10 +66,31 @@ job "serve" {
   group "serve" {
     count = var.count
 
+    # How many follow from how full they are: the agents say it, apm-nvml adds it
+    # up, and the strategy keeps as many as will be full to utilization when those
+    # that are started now are ready.
     scaling {
-      enabled = true
-      min     = 0
-      max     = 6
+      enabled = var.autoscale
+      min     = var.min
+      max     = var.max
+
+      policy {
+        check "load" {
+          source       = "gpupool"
+          query        = "instance_load{job=\"serve\"}"
+          query_window = "1h"
+
+          strategy "gpupool" {
+            pool           = "serve" # what the decision log calls it
+            units          = 1       # an instance that is full has a load of 1
+            utilization    = "80%"
+            lead_time      = var.lead_time
+            scale_in_after = var.scale_in_after
+            min            = var.min # the autoscaler does not tell a strategy its min and max
+            max            = var.max
+          }
+        }
+      }
     }
 
     network {

@@ -34,9 +34,9 @@ import (
 // service is where the instances of jobs/serve.nomad.hcl are found.
 const service = "serve-warm"
 
-// TestServing: a job's instances go from cold to warm as they are asked for, and
-// their hosts are powered on for them; they are drained when they are not
-// needed any more. Meanwhile requests are sent to those that pass in Consul, as
+// TestServing: the scaling block of a job follows the load that the agents see. Its
+// instances go from cold to warm as they are asked for, and hosts are powered on
+// for them; they are drained when they are not needed any more. Meanwhile requests are sent to those that pass in Consul, as
 // a router would, and none of them fails: not while instances come, not while
 // they go, and not when an agent is killed.
 func TestServing(t *testing.T) {
@@ -47,8 +47,10 @@ func TestServing(t *testing.T) {
 		"prepare": "sleep 3",
 		"warm_up": `{"prompt": "warm up", "max_tokens": 1}`,
 		"command": p.dir + "/bin/modelserver -listen $NOMAD_ADDR_http -load 4s -slots 2 -model demo",
+		"slots":   "2",
+		"max":     "3", "lead_time": "20s", "scale_in_after": "10s",
 	}))
-	clients := p.send(4)
+	clients := p.send(1)
 	p.until("one instance passes", func() bool { return len(clients.passing()) == 1 })
 	p.until("it answers requests", func() bool { return clients.answered() > 20 })
 	first := p.instances()[0]
@@ -73,14 +75,14 @@ func TestServing(t *testing.T) {
 		t.Errorf("the list of passing instances lost %d while an agent was restarted", now-lost)
 	}
 
-	p.ok(p.Scale(p.ctx, 3)) // two more, on a host that is off
+	// Four clients at a time fill two instances, which makes three at a
+	// utilization of 80 %. One of them needs a host that is off.
+	clients.set(p.ctx, 4)
 	p.until("three instances pass", func() bool { return len(clients.passing()) == 3 })
 	p.until("all of them are sent requests", func() bool { return len(clients.servers()) == 3 })
 
-	p.ok(p.Scale(p.ctx, 1))
-	scaled := time.Now()
+	clients.set(p.ctx, 1)
 	p.until("one instance passes", func() bool { return len(clients.passing()) == 1 })
-	t.Logf("two instances were out of Consul's answers %s after Nomad took the scale-down", time.Since(scaled).Round(10*time.Millisecond))
 	p.ok(p.UntilRunning(p.ctx, "serve", 1))
 	answered := clients.answered()
 	p.until("the one that is left answers", func() bool { return clients.answered() > answered+20 })
@@ -133,7 +135,7 @@ func raise(t *testing.T) *play {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
 	st, err := stage.Up(ctx, stage.Config{Dir: dir, Hosts: 2, Boot: time.Second, ScaleInAfter: 5 * time.Minute, Progress: func(m string) { t.Log(m) }})
 	if err != nil {
 		cancel()
@@ -256,6 +258,7 @@ func (p *play) agentLogs() string {
 type clients struct {
 	stop context.CancelFunc
 	done sync.WaitGroup
+	each []context.CancelFunc
 
 	mu       sync.Mutex
 	list     []string
@@ -270,14 +273,25 @@ func (p *play) send(n int) *clients {
 	ctx, stop := context.WithCancel(p.ctx)
 	c := &clients{stop: stop, answers: map[string]int{}}
 	c.done.Go(func() { c.follow(ctx, p.Consul()) })
-	for range n {
+	c.set(ctx, n)
+	return c
+}
+
+// set changes how many clients there are.
+func (c *clients) set(ctx context.Context, n int) {
+	for len(c.each) > n {
+		c.each[0]()
+		c.each = c.each[1:]
+	}
+	for len(c.each) < n {
+		one, stop := context.WithCancel(ctx)
+		c.each = append(c.each, stop)
 		c.done.Go(func() {
-			for ctx.Err() == nil {
-				c.request(ctx)
+			for one.Err() == nil {
+				c.request(one)
 			}
 		})
 	}
-	return c
 }
 
 // follow keeps the list of passing instances, as routers do: by blocking
@@ -377,6 +391,7 @@ func (c *clients) servers() []string {
 
 // end waits for the requests that are on their way, and returns what failed.
 func (c *clients) end() []string {
+	c.set(context.Background(), 0)
 	c.stop()
 	c.done.Wait()
 	return c.failures

@@ -236,8 +236,10 @@ func (s *Stage) Train(ctx context.Context, n, gpus int, d time.Duration) error {
 // Serve runs the service job of jobs/serve.nomad.hcl with n instances.
 func (s *Stage) Serve(ctx context.Context, n int) error {
 	return s.Submit(ctx, "serve.nomad.hcl", map[string]string{
-		"count":   fmt.Sprint(n),
-		"command": "echo on $NVIDIA_VISIBLE_DEVICES; exec sleep 86400",
+		"count":     fmt.Sprint(n),
+		"command":   "echo on $NVIDIA_VISIBLE_DEVICES; exec sleep 86400",
+		"autoscale": "false", // the test does
+		"min":       "0",
 	})
 }
 
