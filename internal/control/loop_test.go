@@ -14,7 +14,10 @@ import (
 	"github.com/gpupool/gpupool/internal/pool"
 )
 
-var errRefused = errors.New("refused")
+var (
+	errRefused    = errors.New("refused")
+	errNoCapacity = errors.New("none left")
+)
 
 // site is a small world and its memory, with a plug to pull at each step.
 type site struct {
@@ -33,11 +36,13 @@ type site struct {
 	fail    error  // what acts answer
 	hang    bool   // acts take until their deadline
 	blind   error  // what Observe answers
+	mute    error  // what Words answers
 	foreign bool   // somebody else writes before every record of ours
 }
 
 type machine struct {
 	on, eligible, draining, drained, joined bool
+	missing                                 int // GPUs
 	work                                    []pool.Alloc
 }
 
@@ -65,7 +70,7 @@ func (s *site) Observe(context.Context) (pool.Snapshot, error) {
 		if m.on {
 			v.Power = pool.PowerOn
 			if m.joined {
-				v.Node = pool.Node{Status: pool.NodeReady, Eligible: m.eligible, Draining: m.draining, GPUs: 2, Work: m.work}
+				v.Node = pool.Node{Status: pool.NodeReady, Eligible: m.eligible, Draining: m.draining, GPUs: 2 - m.missing, Work: m.work}
 			}
 		}
 		if m.drained {
@@ -123,7 +128,7 @@ func (s *site) Intents(context.Context) (map[string]pool.Intent, error) {
 	return m, nil
 }
 
-func (s *site) Words(context.Context) (map[string]pool.Said, error) { return s.words, nil }
+func (s *site) Words(context.Context) (map[string]pool.Said, error) { return s.words, s.mute }
 
 func (s *site) Times(context.Context) (map[string]pool.Times, error) { return s.times, nil }
 
@@ -155,7 +160,8 @@ func (s *site) loop() *Loop {
 			Max: 100, MaxBooting: 2, MaxDraining: 1, PowerConfirm: time.Minute, BootTimeout: 15 * time.Minute,
 			SoftOffTimeout: 5 * time.Minute, StaleAfter: 45 * time.Second, Fence: 10 * time.Second, Agent: pool.AgentNone,
 		},
-		Ambiguous: func(err error) bool { return !errors.Is(err, errRefused) },
+		Ambiguous:  func(err error) bool { return !errors.Is(err, errRefused) },
+		NoCapacity: func(err error) bool { return errors.Is(err, errNoCapacity) },
 	})
 }
 
@@ -380,6 +386,114 @@ func TestPanickingDriver(t *testing.T) {
 		}
 		if in := s.intents["gpu-1"]; !in.Ambiguous {
 			t.Errorf("a panic leaves the outcome open: %+v", in)
+		}
+	})
+}
+
+func TestARefusalForWantOfCapacityWearsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(2)
+		s.want, s.fail = 1, fmt.Errorf("start gpu-1: %w", errNoCapacity)
+		s.run(t, 1)
+		in := s.intents["gpu-1"]
+		if !in.NoCapacity || in.Ambiguous || in.Err == "" || in.SettledAt.IsZero() {
+			t.Errorf("it is not on record as refused: %+v", in)
+		}
+		if !in.OnAt.IsZero() || in.Cycles != 0 {
+			t.Errorf("it is on record as powered on: %+v", in.Ledger)
+		}
+		expect(t, s.did(), "power-on gpu-1")
+		s.run(t, 50) // gpu-2 is of the same class
+		expect(t, s.did(), "")
+		s.run(t, 60)
+		expect(t, s.did(), "power-on gpu-1")
+		if in := s.intents["gpu-1"]; in.Refusals != 1 {
+			t.Errorf("refused twice in a row, %d on record before the last", in.Refusals)
+		}
+	})
+}
+
+func TestWordsAreHeard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(2)
+		s.want, s.words = 1, map[string]pool.Said{"gpu-1": {Word: pool.WordHold}}
+		s.run(t, 5)
+		expect(t, s.did(), "power-on gpu-2, enable gpu-2")
+		s.words = map[string]pool.Said{"gpu-2": {Word: pool.WordOff}}
+		s.run(t, 8)
+		expect(t, s.did(), "cordon gpu-2, power-on gpu-1, drain gpu-2, enable gpu-1, soft-off gpu-2")
+		// What operators said is not known: nothing is done.
+		s.want, s.mute = 2, errors.New("consul is away")
+		if _, err := s.loop().Tick(t.Context()); err == nil || !strings.Contains(err.Error(), "words") {
+			t.Errorf("got %v", err)
+		}
+		expect(t, s.did(), "")
+	})
+}
+
+// TestAJoinIsPutOnRecord: a host that joins without all of its GPUs is not
+// given back, so there is no act that would tell later that it was there.
+func TestAJoinIsPutOnRecord(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(1)
+		s.want, s.hosts["gpu-1"].missing = 1, 1
+		s.run(t, 3)
+		expect(t, s.did(), "power-on gpu-1")
+		in := s.intents["gpu-1"]
+		if in.Verb != pool.TurnOn || !in.JoinedAt.After(in.OnAt) {
+			t.Errorf("it has joined, and its record is %+v", in)
+		}
+		rev := in.Rev
+		s.run(t, 3)
+		if in := s.intents["gpu-1"]; in.Rev != rev {
+			t.Errorf("it was put on record again: %+v", in)
+		}
+		s.hosts["gpu-1"].joined = false
+		time.Sleep(20 * time.Minute)
+		s.run(t, 3)
+		expect(t, s.did(), "") // it may run work that Nomad has lost sight of
+	})
+}
+
+func TestTimesAreLearnedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(1)
+		s.until = time.Now().Add(24 * time.Hour)
+		loop := s.loop()
+		learned := func(ticks int) (all []string) {
+			for range ticks {
+				r, err := loop.Tick(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, l := range r.Learned {
+					all = append(all, fmt.Sprintf("%s %s %s", l.Host, l.Stage, l.Took))
+				}
+				time.Sleep(time.Second)
+			}
+			return all
+		}
+		s.want = 1
+		if got := fmt.Sprint(learned(6)); got != "[gpu-1 boot 1s]" {
+			t.Errorf("there: %v", got)
+		}
+		s.want = 0
+		if got := fmt.Sprint(learned(8)); got != "[gpu-1 drain 1s gpu-1 stop 1s]" {
+			t.Errorf("and back: %v", got)
+		}
+		// Of what ends while nobody looks nothing is learned.
+		s.want = 1
+		learned(1)
+		time.Sleep(time.Hour)
+		if got := learned(1); got != nil {
+			t.Errorf("after an hour: %v", got)
+		}
+		// Nor by a process that has just begun to look.
+		s.want = 0
+		learned(2)
+		loop = s.loop()
+		if got := learned(1); got != nil {
+			t.Errorf("by a new process: %v", got)
 		}
 	})
 }

@@ -106,7 +106,7 @@ func Learn(before, now Snapshot, l Limits) []Sample {
 			add(StageBoot, v.SettledAt.Sub(v.OnAt))
 		case v.Verb == Drain && v.emptied() && !(b.Verb == Drain && b.emptied()):
 			add(StageDrain, v.NodeAt.Sub(v.Intent.At))
-		case v.Verb == SoftOff && b.Verb == SoftOff && b.Power == PowerOn && v.Power == PowerOff:
+		case v.Verb == SoftOff && b.Power == PowerOn && v.Power == PowerOff:
 			add(StageStop, v.PowerAt.Sub(v.OffAt))
 		}
 	}
