@@ -248,13 +248,15 @@ func (s *Site) seePower(ctx context.Context, views []pool.View) {
 	var g errgroup.Group
 	g.SetLimit(bmcAtOnce)
 	for i, h := range s.hosts {
+		show := func(r reading) { views[i].Power, views[i].PowerErr, views[i].PowerAt = r.state, r.err, r.at }
+		if r, stands := s.rested(h.ID); stands {
+			show(r)
+			continue
+		}
 		g.Go(func() error {
-			r, fresh := s.rested(h.ID)
-			if !fresh {
-				r = s.readPower(ctx, h)
-				s.remember(h.ID, r)
-			}
-			views[i].Power, views[i].PowerErr, views[i].PowerAt = r.state, r.err, r.at
+			r := s.readPower(ctx, h)
+			s.remember(h.ID, r)
+			show(r)
 			return nil
 		})
 	}
