@@ -33,6 +33,7 @@ var directions = map[string][]string{
 	"internal/power":        {"internal/pool"},
 	"internal/nomad":        {"internal/pool", "internal/httplimit"},
 	"internal/consul":       {"internal/pool", "internal/history", "internal/httplimit"},
+	"internal/engine":       nil,
 	"internal/fleet":        {"internal/httplimit", "internal/mtls"},
 	"internal/mtls":         nil,
 	"internal/record":       {"internal/plan", "internal/demand", "internal/pool", "internal/jsonl", "internal/version"},

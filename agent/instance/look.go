@@ -136,7 +136,10 @@ func (i *watched) note(l engine.Look, now time.Time) {
 	}
 	fresh := map[fleet.Signal]value{}
 	set := func(s fleet.Signal, v float64, known bool) {
-		if known {
+		switch {
+		case known && v > mostOf(s):
+			i.flaws[engine.FlawTooLarge]++
+		case known:
 			fresh[s] = value{v, now}
 		}
 	}
@@ -165,6 +168,16 @@ func (i *watched) note(l engine.Look, now time.Time) {
 	quantile(fleet.QueueP95, engine.QueueTime, 0.95)
 	quantile(fleet.LatencyP95, engine.Latency, 0.95)
 	i.values = fresh
+}
+
+// mostOf is the largest value of a signal that readers take.
+func mostOf(s fleet.Signal) float64 {
+	for _, one := range fleet.Signals {
+		if one.Signal == s {
+			return one.Max
+		}
+	}
+	return 0
 }
 
 // step takes one step of an instance's machine, and tells of what changed.
@@ -202,7 +215,7 @@ func (w *Watcher) unusable(i *watched) string {
 	}
 	for _, g := range w.cards() {
 		switch {
-		case !slices.Contains(i.place.GPUs, g.UUID):
+		case !slices.ContainsFunc(i.place.GPUs, func(id string) bool { return isOf(g, id) }):
 		case g.State == fleet.StateLost, g.State == fleet.StateUnresponsive:
 			return fmt.Sprintf("%s is %s", g.UUID, g.State)
 		case g.Health.Verdict == fleet.HealthFailed:
@@ -210,6 +223,11 @@ func (w *Watcher) unusable(i *watched) string {
 		}
 	}
 	return ""
+}
+
+// isOf says whether a device that Nomad gave away is a GPU or a part of it.
+func isOf(g fleet.GPU, id string) bool {
+	return g.UUID == id || slices.ContainsFunc(g.MIG.Devices, func(d fleet.MIGDevice) bool { return d.UUID == id })
 }
 
 // cards are the GPUs of a moment ago. To see them all takes longer than to see an

@@ -20,7 +20,7 @@ func (w *Watcher) gpuName(i *watched) string {
 		return ""
 	}
 	for _, g := range w.cards() {
-		if g.UUID == i.place.GPUs[0] && g.Name != "" {
+		if isOf(g, i.place.GPUs[0]) && g.Name != "" {
 			return clean(g.Name)
 		}
 	}

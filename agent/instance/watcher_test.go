@@ -1,8 +1,11 @@
 package instance
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -443,6 +446,48 @@ func TestNomadIsAway(t *testing.T) {
 		t.Errorf("at first the list is %+v", list)
 	}
 	vllm.Kill() // and is seen all the same
+	s.becomes(fleet.Unhealthy)
+}
+
+// TestASnapshotOfAnyServerIsRead: whatever servers say, the snapshot is one that
+// readers take.
+func TestASnapshotOfAnyServerIsRead(t *testing.T) {
+	t.Parallel()
+	var absurd atomic.Int64
+	server := lateServer(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/metrics":
+			n := absurd.Add(1)
+			fmt.Fprintf(w, "vllm:num_requests_running 1\nvllm:request_success_total %d\n# TYPE vllm:time_to_first_token_seconds histogram\n", n)
+			fmt.Fprintf(w, "vllm:time_to_first_token_seconds_bucket{le=\"1e300\"} %d\nvllm:time_to_first_token_seconds_bucket{le=\"+Inf\"} %d\n", n, n)
+		case "/v1/models":
+			fmt.Fprintf(w, `{"data":[{"id":%q}]}`, strings.Repeat("m", 250))
+		}
+	}))
+	server.listen(t)
+	s := host(t, at(server.address, func(a *api.Allocation, _ *api.Task) {
+		id := strings.Repeat("j", 2000)
+		a.Job.ID, a.AllocatedResources.Tasks["serve"].Devices[0].DeviceIDs = &id, []string{"MIG-1"}
+	}))
+	s.mu.Lock()
+	s.gpus[0].MIG.Devices = []fleet.MIGDevice{{UUID: "MIG-1"}}
+	s.mu.Unlock()
+	i := s.becomes(fleet.Serving)
+	s.eventually("it has been seen long enough", func() bool { return s.Flaws()[i.ID][engine.FlawTooLarge] > 0 })
+	snapshot := fleet.Snapshot{Schema: fleet.Schema, Driver: fleet.Driver{State: fleet.DriverOK}, Instances: s.Instances(time.Now())}
+	text, err := json.Marshal(snapshot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fleet.Decode(bytes.NewReader(text)); err != nil {
+		t.Errorf("%v\n%s", err, text)
+	}
+	if i.GPUName != "NVIDIA H100 80GB HBM3" {
+		t.Errorf("the GPU of a MIG device is a %q", i.GPUName)
+	}
+	s.mu.Lock()
+	s.gpus[0].State = fleet.StateLost
+	s.mu.Unlock()
 	s.becomes(fleet.Unhealthy)
 }
 
