@@ -14,7 +14,7 @@ const margin = time.Minute
 
 // Loan is a credential that a service lends for a while, such as an access
 // token. One call at a time renews it. Make one with [NewLoan].
-type Loan[T any] struct {
+type Loan[T comparable] struct {
 	fetch func(context.Context) (T, time.Time, error)
 	turn  chan struct{} // holds a token while nobody renews
 
@@ -24,7 +24,7 @@ type Loan[T any] struct {
 }
 
 // NewLoan returns a loan that fetch gets, with its end.
-func NewLoan[T any](fetch func(context.Context) (T, time.Time, error)) *Loan[T] {
+func NewLoan[T comparable](fetch func(context.Context) (T, time.Time, error)) *Loan[T] {
 	l := &Loan[T]{fetch: fetch, turn: make(chan struct{}, 1)}
 	l.turn <- struct{}{}
 	return l
@@ -49,9 +49,12 @@ func (l *Loan[T]) Get(ctx context.Context) (value T, err error) {
 	return value, nil
 }
 
-// Return gives the loan back before its end, because the cloud refused it.
-func (l *Loan[T]) Return() {
+// Return gives a loan back before its end, because the cloud refused it. One
+// that was renewed meanwhile is kept: several calls may be refused with one.
+func (l *Loan[T]) Return(refused T) {
 	<-l.turn
-	l.until = time.Time{}
+	if l.value == refused {
+		l.until = time.Time{}
+	}
 	l.turn <- struct{}{}
 }

@@ -140,22 +140,23 @@ type reply interface {
 // send sends one request, and reads the reply. One that a loaned credential
 // was too old for was not carried out, and is sent again with a new one.
 func (a *api) send(ctx context.Context, form url.Values, into reply) error {
-	err := a.exchange(ctx, form, into)
-	if expired := new(errExpired); errors.As(err, &expired) && a.role != nil {
-		a.role.loan.Return()
-		return a.exchange(ctx, form, into)
-	}
-	return err
-}
-
-func (a *api) exchange(ctx context.Context, form url.Values, into reply) error {
-	key := a.settings.key
-	if a.role != nil {
-		var err error
-		if key, err = a.role.loan.Get(ctx); err != nil {
+	for tries := 1; ; tries++ {
+		key := a.settings.key
+		if a.role != nil {
+			var err error
+			if key, err = a.role.loan.Get(ctx); err != nil {
+				return err
+			}
+		}
+		err := a.exchange(ctx, key, form, into)
+		if expired := new(errExpired); !errors.As(err, &expired) || a.role == nil || tries == 2 {
 			return err
 		}
+		a.role.loan.Return(key)
 	}
+}
+
+func (a *api) exchange(ctx context.Context, key keys, form url.Values, into reply) error {
 	ctx, seen := https.Watch(ctx)
 	form.Set("Version", apiVersion)
 	req, err := a.request(ctx, form.Encode(), key, time.Now())

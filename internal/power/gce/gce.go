@@ -109,7 +109,7 @@ func (a *api) Read(ctx context.Context, ids []string) (map[string]cloud.Instance
 	var all []instance
 	for range pages {
 		var list instanceList
-		if err := a.send(ctx, http.MethodGet, "instances", query, &list); err != nil {
+		if err := a.send(ctx, call{http.MethodGet, "instances", query}, &list); err != nil {
 			return nil, err
 		}
 		all = append(all, list.Items...)
@@ -145,7 +145,7 @@ func (a *api) Stop(ctx context.Context, id string, _ cloud.Instance, how power.O
 // change makes a change and watches what becomes of it.
 func (a *api) change(ctx context.Context, id, verb string, query url.Values) error {
 	var op operation
-	if err := a.send(ctx, http.MethodPost, "instances/"+id+"/"+verb, query, &op); err != nil {
+	if err := a.send(ctx, call{http.MethodPost, "instances/" + id + "/" + verb, query}, &op); err != nil {
 		return err
 	}
 	if over, err := op.ended(a); over {
@@ -153,7 +153,7 @@ func (a *api) change(ctx context.Context, id, verb string, query url.Values) err
 	}
 	return cloud.Follow(ctx, a.settings.wait, func(ctx context.Context) (bool, error) {
 		var now operation
-		if err := a.send(ctx, http.MethodGet, "operations/"+url.PathEscape(op.Name), nil, &now); err != nil {
+		if err := a.send(ctx, call{http.MethodGet, "operations/" + url.PathEscape(op.Name), nil}, &now); err != nil {
 			return false, nil //nolint:nilerr // that it cannot be read does not end it
 		}
 		return now.ended(a)
@@ -166,33 +166,39 @@ type reply interface {
 	check() error
 }
 
+// call is a request of one zone.
+type call struct {
+	method, path string
+	query        url.Values
+}
+
 // send sends one request, and reads the reply. One that the token was too old
 // for was not carried out, and is sent again with a new one.
-func (a *api) send(ctx context.Context, method, path string, query url.Values, into reply) error {
+func (a *api) send(ctx context.Context, c call, into reply) error {
 	for tries := 1; ; tries++ {
-		status, err := a.exchange(ctx, method, path, query, into)
+		token, err := a.token.Get(ctx)
+		if err != nil {
+			return err
+		}
+		status, err := a.exchange(ctx, token, c, into)
 		if status != http.StatusUnauthorized || tries == 2 {
 			return err
 		}
-		a.token.Return()
+		a.token.Return(token)
 	}
 }
 
-func (a *api) exchange(ctx context.Context, method, path string, query url.Values, into reply) (status int, err error) {
-	token, err := a.token.Get(ctx)
-	if err != nil {
-		return 0, err
-	}
+func (a *api) exchange(ctx context.Context, token power.Secret, c call, into reply) (status int, err error) {
 	u := a.settings.endpoint
-	u.Path += "/compute/v1/projects/" + a.settings.project + "/zones/" + a.settings.zone + "/" + path
-	u.RawQuery = query.Encode()
+	u.Path += "/compute/v1/projects/" + a.settings.project + "/zones/" + a.settings.zone + "/" + c.path
+	u.RawQuery = c.query.Encode()
 	ctx, seen := https.Watch(ctx)
-	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
+	req, err := http.NewRequestWithContext(ctx, c.method, u.String(), nil)
 	if err != nil {
 		return 0, fmt.Errorf("%w: nothing was sent: %w", power.ErrUnreachable, err)
 	}
 	req.Header.Set("Authorization", "Bearer "+token.Reveal())
-	answer := cloud.Answer{Change: method == http.MethodPost, Seen: seen, Secrets: []power.Secret{token}}
+	answer := cloud.Answer{Change: c.method == http.MethodPost, Seen: seen, Secrets: []power.Secret{token}}
 	status, body, err := https.Send(a.http, req)
 	switch {
 	case err != nil:
@@ -319,7 +325,7 @@ func (a *api) preemptions(ctx context.Context) (map[string]time.Time, error) {
 		"maxResults": {"200"},
 	}
 	var list operationList
-	if err := a.send(ctx, http.MethodGet, "operations", query, &list); err != nil {
+	if err := a.send(ctx, call{http.MethodGet, "operations", query}, &list); err != nil {
 		return nil, err
 	}
 	last := make(map[string]time.Time)

@@ -130,7 +130,7 @@ func (a *api) send(ctx context.Context, change bool, request func(context.Contex
 		if !gophercloud.ResponseCodeIs(err, http.StatusUnauthorized) || tries == 2 {
 			return a.failure(seen, err, change)
 		}
-		a.nova.Return()
+		a.nova.Return(nova)
 	}
 }
 
