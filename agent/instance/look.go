@@ -23,7 +23,7 @@ func (w *Watcher) watch(ctx context.Context, i *watched) {
 		pause := time.Duration(0)
 		if !known && running {
 			undetected++
-			pause = min(time.Duration(undetected)*w.cfg.Period, detectEvery)
+			pause = min(time.Duration(undetected)*w.cfg.Period, w.patience(i))
 		} else {
 			undetected = 0
 		}
@@ -33,6 +33,18 @@ func (w *Watcher) watch(ctx context.Context, i *watched) {
 		case <-ticker.C:
 		}
 	}
+}
+
+// patience is how long at most it takes from one attempt to find out what a task
+// is to the next. One that has run for long will hardly turn out to be a model
+// server.
+func (w *Watcher) patience(i *watched) time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if time.Since(i.started) < w.cfg.Rules.WarmingLimit {
+		return detectSoon
+	}
+	return detectLate
 }
 
 // turn is one look at one instance, and what follows from it.

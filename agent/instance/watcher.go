@@ -42,10 +42,11 @@ const (
 	forgetAfter = 2 * time.Minute
 	// adoptFor is how long what an earlier run left passing stays so while
 	// Nomad does not say what is there.
-	adoptFor    = time.Minute
-	firstRetry  = time.Second
-	lastRetry   = 15 * time.Second
-	detectEvery = time.Minute // at most, for a task that may be no model server
+	adoptFor   = time.Minute
+	firstRetry = time.Second
+	lastRetry  = 15 * time.Second
+	detectSoon = 5 * time.Second
+	detectLate = time.Minute
 )
 
 // Watcher knows the model servers of this host.
