@@ -41,7 +41,7 @@ func TestSchedules(t *testing.T) {
 		longest = max(longest, out.calm)
 		if out.broken != nil {
 			short := shorten(t, s, out.broken)
-			t.Errorf("%q\n%s\n%s", out.broken, short, play(t, short, true).story)
+			t.Errorf("%q\n# to be kept in testdata/schedules\n%s\n%s", out.broken, short, play(t, short, true).story)
 			if bad++; bad == *mostBad {
 				t.Fatal("that is enough")
 			}

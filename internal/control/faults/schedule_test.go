@@ -38,12 +38,12 @@ type fault struct {
 
 func (f fault) String() string {
 	s := fmt.Sprintf("%9s  %s", f.at, f.kind)
-	switch who := kinds[f.kind].who; who {
-	case "host":
+	switch k := kinds[f.kind]; {
+	case k.who == "host":
 		s += fmt.Sprintf(" gpu-%d", f.host+1)
-	case "process":
-		s += fmt.Sprintf(" %c %s", 'A'+f.host, f.step)
-	case "count":
+	case k.who == "process":
+		s += fmt.Sprintf(" %c %s", 'A'+f.host%2, f.step)
+	case k.who == "count" || f.host != 0:
 		s += fmt.Sprintf(" %d", f.host)
 	}
 	if f.last > 0 {
@@ -343,14 +343,4 @@ func generate(seed uint64) setup {
 	}
 	slices.SortStableFunc(s.faults, func(a, b fault) int { return int(a.at - b.at) })
 	return s
-}
-
-func (s setup) String() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "seed %d: %d hosts, %d wanted, poll %s, faults until %s\nclasses %v, racks %v, process A on host %d, times learned %v\nlimits %+v\n",
-		s.seed, s.hosts, s.want, s.poll, s.chaos, s.class, s.rack, s.self+1, s.learned, s.limits)
-	for _, f := range s.faults {
-		fmt.Fprintln(&b, f)
-	}
-	return b.String()
 }
