@@ -170,13 +170,18 @@ func (s *Stage) inventory() string {
 	return b.String()
 }
 
-// Agent submits jobs/agent.nomad.hcl.
+// maxSocket is how long the name of a socket may be; see unix(7).
+const maxSocket = 107
+
+// Agent submits jobs/agent.nomad.hcl. It finds Nomad at the socket that Nomad gives
+// it, unless the stage's folder is too deep for the socket's name.
 func (s *Stage) Agent(ctx context.Context) error {
-	return s.Submit(ctx, "agent.nomad.hcl", map[string]string{
-		"agent": filepath.Join(s.dir, "bin", "agent"),
-		// A folder of tests is too deep for the name of a socket.
-		"nomad_addr": "http://${attr.unique.network.ip-address}:4646",
-	})
+	vars := map[string]string{"agent": filepath.Join(s.dir, "bin", "agent")}
+	const id = "00000000-0000-0000-0000-000000000000"
+	if socket := filepath.Join(s.dir, "gpu-1", "nomad", "alloc", id, "agent", "secrets", "api.sock"); len(socket) > maxSocket {
+		vars["nomad_addr"] = "http://${attr.unique.network.ip-address}:4646"
+	}
+	return s.Submit(ctx, "agent.nomad.hcl", vars)
 }
 
 // Autoscaler submits jobs/autoscaler.nomad.hcl, with the BMCs' password where
