@@ -49,6 +49,11 @@ func serveHost(ctx context.Context, cfg config, log *slog.Logger) error {
 		_ = listener.Close()
 		return err
 	}
+	teller, err := tellNomad(cfg, snapshot, log)
+	if err != nil {
+		_ = listener.Close()
+		return err
+	}
 	snapshot = servers.describe(snapshot)
 	registration, err := registrar(cfg, listener, snapshot, log)
 	if err != nil {
@@ -73,6 +78,9 @@ func serveHost(ctx context.Context, cfg config, log *slog.Logger) error {
 	if notices != nil {
 		background(func() { notices.Run(ctx) })
 		background(func() { leaver.Run(ctx) })
+	}
+	if teller != nil {
+		background(func() { teller.Run(ctx) })
 	}
 	sampled := background(func() {
 		if err := sampler.Run(ctx); err != nil {

@@ -7,10 +7,13 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"time"
 
 	nomadapi "github.com/hashicorp/nomad/api"
 
 	"github.com/gpupool/gpupool/agent/notice"
+	"github.com/gpupool/gpupool/agent/standing"
+	"github.com/gpupool/gpupool/internal/fleet"
 	"github.com/gpupool/gpupool/internal/nomad"
 	"github.com/gpupool/gpupool/internal/secret"
 )
@@ -19,12 +22,14 @@ import (
 type noticesConfig struct {
 	Ask   string // sources, separated by commas
 	Drain bool   // whether Nomad's node is drained then
+	Meta  bool   // whether Nomad is told how the GPUs stand
 
 	sources map[string]notice.Source
 }
 
 func (c *noticesConfig) flags(f *flag.FlagSet) {
 	f.StringVar(&c.Ask, "notices", "", "`sources` to ask whether this host will be taken away, separated by commas: aws, gcp, azure, file:PATH, http://HOST/PATH")
+	f.BoolVar(&c.Meta, "node-meta", false, "tell Nomad how the GPUs stand, as metadata of this host's node; it wants -nomad, and a token with node:write")
 	f.BoolVar(&c.Drain, "drain", true, "drain this host's node on a notice; it wants -nomad, and a token with node:write")
 }
 
@@ -44,7 +49,26 @@ func (c *noticesConfig) validate(nomadIs string) error {
 	if len(c.sources) > 0 && c.Drain && nomadIs == offWord {
 		errs = append(errs, errors.New("-notices without -nomad: there is no node to drain; give it, or -drain=false"))
 	}
+	if c.Meta && nomadIs == offWord {
+		errs = append(errs, errors.New("-node-meta without -nomad: there is nobody to tell"))
+	}
 	return errors.Join(errs...)
+}
+
+// tellNomad makes what tells Nomad how the GPUs stand, or nil.
+func tellNomad(cfg config, snapshot func() fleet.Snapshot, log *slog.Logger) (*standing.Teller, error) {
+	if !cfg.notices.Meta {
+		return nil, nil
+	}
+	client, err := askNomad(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return standing.New(standing.Config{Snapshot: snapshot, Log: log, Tell: func(ctx context.Context, meta map[string]*string) error {
+		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+		defer cancel()
+		return client.SetMeta(ctx, cfg.Node, meta)
+	}}), nil
 }
 
 // watchNotices makes what hears notices and acts on them, or nils where nobody
@@ -59,22 +83,31 @@ func watchNotices(cfg config, servers *instances, log *slog.Logger) (*notice.Wat
 		leave.Hold = servers.watcher.Hold
 	}
 	if cfg.notices.Drain {
-		api := nomadapi.DefaultConfig()
-		api.Address = cfg.instances.Nomad
-		client, err := nomad.New(nomad.Config{API: api})
+		client, err := askNomad(cfg)
 		if err != nil {
-			return nil, nil, fmt.Errorf("-nomad %.200q: %w", cfg.instances.Nomad, err)
+			return nil, nil, err
 		}
-		leave.Nomad = tokened{client, secret.Ref(cfg.instances.Token)}
+		leave.Nomad = client
 	}
 	return watch, notice.NewLeaver(leave), nil
 }
 
 // tokened is Nomad with the token read anew for each request, since it may be
-// renewed while the agent runs. Only the leaver uses it, one request at a time.
+// renewed while the agent runs. Each user has its own, and sends one request at
+// a time.
 type tokened struct {
 	client *nomad.Client
 	token  secret.Ref
+}
+
+func askNomad(cfg config) (tokened, error) {
+	api := nomadapi.DefaultConfig()
+	api.Address = cfg.instances.Nomad
+	client, err := nomad.New(nomad.Config{API: api})
+	if err != nil {
+		return tokened{}, fmt.Errorf("-nomad %.200q: %w", cfg.instances.Nomad, err)
+	}
+	return tokened{client, secret.Ref(cfg.instances.Token)}, nil
 }
 
 func (n tokened) fresh() (*nomad.Client, error) {
@@ -111,4 +144,13 @@ func (n tokened) GiveBack(ctx context.Context, nodeID, mark string) (bool, error
 		return false, err
 	}
 	return c.GiveBack(ctx, nodeID, mark)
+}
+
+// SetMeta sets metadata of this host's node.
+func (n tokened) SetMeta(ctx context.Context, node string, meta map[string]*string) error {
+	id, err := n.NodeID(ctx, node)
+	if err != nil {
+		return err
+	}
+	return n.client.SetNodeMeta(ctx, id, meta)
 }

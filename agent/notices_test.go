@@ -13,6 +13,7 @@ func TestNoticesThatCannotWork(t *testing.T) {
 	}{
 		{[]string{"-notices", "oracle"}, `-notices: source of notices "oracle": want aws, gcp`},
 		{[]string{"-notices", "aws"}, "-notices without -nomad"},
+		{[]string{"-node-meta"}, "-node-meta without -nomad"},
 	} {
 		_, err := parse(append(c.args, "-node", "gpu-1"), environment(nil), io.Discard)
 		if err == nil || !strings.Contains(err.Error(), c.want) {

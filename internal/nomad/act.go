@@ -141,3 +141,15 @@ func clip(s string) string {
 	}
 	return s[:limit]
 }
+
+// SetNodeMeta sets keys of a node's dynamic metadata, which jobs' constraints
+// see, and takes those away whose value is nil. The others stay.
+func (c *Client) SetNodeMeta(ctx context.Context, nodeID string, meta map[string]*string) error {
+	reqCtx, cancel := c.bounded(ctx)
+	defer cancel()
+	_, err := c.api.Nodes().Meta().Apply(&api.NodeMetaApplyRequest{NodeID: nodeID, Meta: meta}, (&api.QueryOptions{}).WithContext(reqCtx))
+	if err != nil {
+		return c.failed(ctx, "set the metadata of node "+nodeID, err)
+	}
+	return nil
+}

@@ -260,6 +260,9 @@ func (c *Client) Run() {
 	})
 }
 
+// Addr is the address of the client's own HTTP API.
+func (c *Client) Addr() string { return fmt.Sprintf("http://%s:%d", c.host, c.http) }
+
 // Node is the client's node, as the server knows it.
 func (c *Client) Node() (*api.Node, error) {
 	id, err := os.ReadFile(c.path("data/client/client-id"))
