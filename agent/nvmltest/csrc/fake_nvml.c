@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -40,6 +41,19 @@ static int load(void)
 	if (fd >= 0)
 		close(fd);
 	return fd >= 0;
+}
+
+/* changed says whether the state file is another one than when it was last asked for the same stamp. */
+static int changed(struct stat *stamp)
+{
+	const char *path = getenv("FAKE_NVML_FILE");
+	struct stat now = {0};
+	if (path)
+		stat(path, &now);
+	int other = now.st_ino != stamp->st_ino || now.st_size != stamp->st_size || now.st_mtim.tv_sec != stamp->st_mtim.tv_sec ||
+		    now.st_mtim.tv_nsec != stamp->st_mtim.tv_nsec;
+	*stamp = now;
+	return other;
 }
 
 /* find copies the last value of key to out, and says whether there is one. */
@@ -817,21 +831,24 @@ code nvmlEventSetWait_v2(event_set set, struct event_data *out, unsigned ms)
 	code err = number("err.nvmlEventSetWait_v2", 0);
 	if (err)
 		return err;
+	struct stat stamp = {0};
 	for (unsigned waited = 0;; waited += 20) {
-		load();
-		hang("events_hang_ms");
-		if (*read_event(serial, &gpu, &type, &data) && strcmp(serial, set->seen)) {
-			strcpy(set->seen, serial);
-			if (gpu < MAX_GPUS && set->types[gpu] & type) {
-				*out = (struct event_data){.device = handle(gpu, -1), .type = type, .data = data,
-							   .gpu_instance = ~0U, .compute_instance = ~0U};
-				return OK;
+		if (changed(&stamp)) {
+			load();
+			hang("events_hang_ms");
+			if (*read_event(serial, &gpu, &type, &data) && strcmp(serial, set->seen)) {
+				strcpy(set->seen, serial);
+				if (gpu < MAX_GPUS && set->types[gpu] & type)
+					break;
 			}
 		}
 		if (waited >= ms)
 			return TIMED_OUT;
 		nanosleep(&step, NULL);
 	}
+	*out = (struct event_data){.device = handle(gpu, -1), .type = type, .data = data,
+				   .gpu_instance = ~0U, .compute_instance = ~0U};
+	return OK;
 }
 
 code nvmlEventSetWait(event_set set, struct event_data *out, unsigned ms) { return nvmlEventSetWait_v2(set, out, ms); }
