@@ -251,6 +251,8 @@ func (r *reconciler) obey() {
 			} else {
 				r.powerOn(h, h.Said.String())
 			}
+		case h.Said.Word != WordHold && h.Phase == Unknown, h.Said.Word == WordOn && h.Phase == Held:
+			r.note("%s, but %s is %s: %s", h.Said, h.Status.ID, h.Phase, h.Status.Why)
 		case h.Said.leave() && h.Self && (h.Phase == Ready || h.Phase == Draining):
 			r.note("%s stays: %s", h.Status.ID, ownHost)
 		case h.Said.leave() && h.Phase == Ready:
