@@ -25,3 +25,18 @@ type Kind struct {
 
 // Open makes a source of settings that were read.
 type Open func() (Source, error)
+
+// KindOf completes a kind with how a source of it is declared and made.
+func KindOf[C any, S Source](k Kind, declare func(*setting.Reader) C, open func(C) (S, error)) Kind {
+	k.Declare = func(r *setting.Reader) Open {
+		cfg := declare(r)
+		return func() (Source, error) {
+			s, err := open(cfg)
+			if err != nil {
+				return nil, err // not s: a nil *S is no nil Source
+			}
+			return s, nil
+		}
+	}
+	return k
+}

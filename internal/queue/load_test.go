@@ -197,12 +197,6 @@ func TestTable(t *testing.T) {
 			t.Errorf("%s has no target or no doc", k.Name)
 		}
 	}
-	if _, err := sources.Find("redis"); err != nil {
-		t.Error(err)
-	}
-	if _, err := sources.Find("nothing"); err == nil {
-		t.Error("found nothing")
-	}
 }
 
 func FuzzParse(f *testing.F) {

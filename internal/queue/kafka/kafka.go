@@ -48,12 +48,16 @@ const (
 	SCRAM512  = "scram_sha512"
 )
 
-// KEDA has KEDA's names of the keys of [Declare].
-func KEDA() map[string]string {
-	return dial.Names(dial.KEDA, map[string]string{
-		"bootstrap_servers": "bootstrapServers", "consumer_group": "consumerGroup", "topic": "topic", "lag_threshold": "lagThreshold",
-		"offset_reset_policy": "offsetResetPolicy", "sasl": "sasl", "username": "username", "password": "password", "tls": "tls",
-	})
+// Kind is the line of package sources.
+func Kind() queue.Kind {
+	return queue.KindOf(queue.Kind{
+		Name: "kafka", Doc: "the records of a Kafka topic that a consumer group has not committed",
+		Targets: []string{"lag_threshold"}, Shared: dial.Keys,
+		KEDA: dial.Names(dial.KEDA, map[string]string{
+			"bootstrap_servers": "bootstrapServers", "consumer_group": "consumerGroup", "topic": "topic", "lag_threshold": "lagThreshold",
+			"offset_reset_policy": "offsetResetPolicy", "sasl": "sasl", "username": "username", "password": "password", "tls": "tls",
+		}),
+	}, Declare, New)
 }
 
 // Declare reads the settings.

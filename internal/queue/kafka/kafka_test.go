@@ -20,11 +20,15 @@ import (
 	"github.com/twmb/franz-go/pkg/sasl/scram"
 
 	"github.com/gpupool/gpupool/internal/queue"
+	"github.com/gpupool/gpupool/internal/queue/kafka"
 	"github.com/gpupool/gpupool/internal/queue/queuetest"
-	"github.com/gpupool/gpupool/internal/queue/sources"
 )
 
 const password = "kafka-Pass1"
+
+func parse(src []byte) (*queue.Set, error) {
+	return queue.Parse("queues.hcl", src, []queue.Kind{kafka.Kind()})
+}
 
 func must(t testing.TB, err error) {
 	t.Helper()
@@ -118,11 +122,9 @@ func (b *broker) put(t testing.TB, topic string, partitions int32, records, comm
 }
 
 func TestContract(t *testing.T) {
-	kind, err := sources.Find("kafka")
-	must(t, err)
 	b := start(t)
 	queuetest.Run(t, queuetest.Rig{
-		Kind: kind, Secret: password, WrongSecret: "wrong-Pass1", Frames: []string{"kgo.(*Client)", "kgo.(*broker", "internal/queue/kafka."},
+		Kind: kafka.Kind(), Secret: password, WrongSecret: "wrong-Pass1", Frames: []string{"kgo.(*Client)", "kgo.(*broker", "internal/queue/kafka."},
 		Lacks: map[string]string{"running": "Kafka does not tell which records of the lag are being worked on"},
 		Server: queuetest.Server{
 			Addr: b.addr(), Restart: b.restart,
@@ -180,7 +182,7 @@ func TestOffsets(t *testing.T) {
 		if !strings.Contains(c.more, "sasl") {
 			c.more += "\n    sasl = \"scram_sha256\""
 		}
-		set, err := sources.Parse("queues.hcl", fmt.Appendf(nil, `
+		set, err := parse(fmt.Appendf(nil, `
 queue "q" {
   source "kafka" {
     bootstrap_servers = %q

@@ -28,12 +28,16 @@ type Config struct {
 	TLS     dial.TLS
 }
 
-// KEDA has KEDA's names of the keys of [Declare].
-func KEDA() map[string]string {
-	return dial.Names(dial.KEDA, dial.AuthKEDA, map[string]string{
-		"url": "url", "value_location": "valueLocation", "target_value": "targetValue",
-		"api_key": "apiKey", "key_param_name": "keyParamName",
-	})
+// Kind is the line of package sources.
+func Kind() queue.Kind {
+	return queue.KindOf(queue.Kind{
+		Name: "metrics-api", Doc: "a number that an HTTP endpoint answers in JSON",
+		Targets: []string{"target_value"}, Shared: dial.Keys,
+		KEDA: dial.Names(dial.KEDA, dial.AuthKEDA, map[string]string{
+			"url": "url", "value_location": "valueLocation", "target_value": "targetValue",
+			"api_key": "apiKey", "key_param_name": "keyParamName",
+		}),
+	}, Declare, New)
 }
 
 // Declare reads the settings.

@@ -13,8 +13,8 @@ import (
 	"testing"
 
 	"github.com/gpupool/gpupool/internal/queue"
+	"github.com/gpupool/gpupool/internal/queue/metricsapi"
 	"github.com/gpupool/gpupool/internal/queue/queuetest"
-	"github.com/gpupool/gpupool/internal/queue/sources"
 )
 
 const password = "api-Pass1"
@@ -23,6 +23,10 @@ const password = "api-Pass1"
 type endpoint struct {
 	mu     sync.Mutex
 	queues map[string][2]int // waiting and running
+}
+
+func parse(src []byte) (*queue.Set, error) {
+	return queue.Parse("queues.hcl", src, []queue.Kind{metricsapi.Kind()})
 }
 
 func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -42,21 +46,12 @@ func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprintf(w, `{"queues": [{"name": "other"}, {"name": "it", "waiting": %d, "running": "%d"}]}`, q[0], q[1])
 }
 
-func kind(t testing.TB) queue.Kind {
-	t.Helper()
-	k, err := sources.Find("metrics-api")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return k
-}
-
 func TestContract(t *testing.T) {
 	e := &endpoint{queues: make(map[string][2]int)}
 	s := httptest.NewServer(e)
 	t.Cleanup(s.Close) // after the parallel cases
 	queuetest.Run(t, queuetest.Rig{
-		Kind: kind(t), Secret: password, WrongSecret: "wrong-Pass1", Frames: []string{"net/http.(*persistConn)", "net/http.(*Transport)"},
+		Kind: metricsapi.Kind(), Secret: password, WrongSecret: "wrong-Pass1", Frames: []string{"net/http.(*persistConn)", "net/http.(*Transport)"},
 		Lacks: map[string]string{"restarted": "the server is the test's own; \"connection lost\" and \"nothing there\" are the same to a client without state"},
 		Server: queuetest.Server{
 			Addr: strings.TrimPrefix(s.URL, "http://"),
@@ -85,7 +80,7 @@ func read(t testing.TB, answer http.HandlerFunc, settings string) string {
 	t.Helper()
 	s := httptest.NewServer(answer)
 	defer s.Close()
-	set, err := sources.Parse("queues.hcl", fmt.Appendf(nil, "queue \"q\" {\n source \"metrics-api\" {\n url = %q\n %s\n }\n}", s.URL, settings))
+	set, err := parse(fmt.Appendf(nil, "queue \"q\" {\n source \"metrics-api\" {\n url = %q\n %s\n }\n}", s.URL, settings))
 	if err != nil {
 		return err.Error()
 	}

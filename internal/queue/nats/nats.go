@@ -33,9 +33,13 @@ type Config struct {
 	TLS         dial.TLS
 }
 
-// KEDA has KEDA's names of the keys of [Declare].
-func KEDA() map[string]string {
-	return dial.Names(dial.KEDA, map[string]string{"stream": "stream", "consumer": "consumer", "lag_threshold": "lagThreshold"})
+// Kind is the line of package sources.
+func Kind() queue.Kind {
+	return queue.KindOf(queue.Kind{
+		Name: "nats-jetstream", Doc: "the messages that a NATS JetStream consumer has not acknowledged",
+		Targets: []string{"lag_threshold"}, Shared: dial.Keys,
+		KEDA: dial.Names(dial.KEDA, map[string]string{"stream": "stream", "consumer": "consumer", "lag_threshold": "lagThreshold"}),
+	}, Declare, New)
 }
 
 // Declare reads the settings.

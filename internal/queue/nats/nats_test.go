@@ -12,11 +12,15 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/gpupool/gpupool/internal/queue"
+	source "github.com/gpupool/gpupool/internal/queue/nats"
 	"github.com/gpupool/gpupool/internal/queue/queuetest"
-	"github.com/gpupool/gpupool/internal/queue/sources"
 )
 
 const password = "nats-Pass1"
+
+func parse(src []byte) (*queue.Set, error) {
+	return queue.Parse("queues.hcl", src, []queue.Kind{source.Kind()})
+}
 
 func must(t testing.TB, err error) {
 	t.Helper()
@@ -62,11 +66,9 @@ func (s *server) jetStream(t testing.TB, o ...nats.Option) jetstream.JetStream {
 }
 
 func TestContract(t *testing.T) {
-	kind, err := sources.Find("nats-jetstream")
-	must(t, err)
 	s := start(t, fmt.Sprintf("authorization { user: gpupool, password: %q }", password))
 	queuetest.Run(t, queuetest.Rig{
-		Kind: kind, Secret: password, WrongSecret: "wrong-Pass1", Frames: []string{"nats.go.(*Conn)", "internal/queue/nats."},
+		Kind: source.Kind(), Secret: password, WrongSecret: "wrong-Pass1", Frames: []string{"nats.go.(*Conn)", "internal/queue/nats."},
 		Server: queuetest.Server{
 			Addr: s.addr, Certs: s.certs, Restart: func() { s.Stop(); s.Run() },
 			Settings: func(addr, queue, password string) map[string]string {
@@ -133,7 +135,7 @@ accounts {
 		{"stranger", "tasks", "workers", "", queue.ErrAuth.Error()},
 		{"admin", "tasks", "workers", `domain = "elsewhere"`, "no responders"},
 	} {
-		set, err := sources.Parse("queues.hcl", fmt.Appendf(nil, `
+		set, err := parse(fmt.Appendf(nil, `
 queue "q" {
   source "nats-jetstream" {
     address  = %q

@@ -26,6 +26,15 @@ type Config struct {
 	TLS       dial.TLS
 }
 
+// Kind is the line of package sources.
+func Kind() queue.Kind {
+	return queue.KindOf(queue.Kind{
+		Name: "nomad-dispatch", Doc: "the dispatched instances of a parameterized Nomad job",
+		Targets: []string{"target"}, Shared: dial.Keys,
+		KEDA: dial.KEDA,
+	}, Declare, New)
+}
+
 // Declare reads the settings.
 func Declare(r *setting.Reader) Config {
 	return Config{

@@ -11,11 +11,15 @@ import (
 
 	"github.com/gpupool/gpupool/internal/nomad/nomadtest"
 	"github.com/gpupool/gpupool/internal/queue"
+	"github.com/gpupool/gpupool/internal/queue/nomad"
 	"github.com/gpupool/gpupool/internal/queue/queuetest"
-	"github.com/gpupool/gpupool/internal/queue/sources"
 )
 
 // job is a parameterized job whose work sleeps, where it fits.
+func parse(src []byte) (*queue.Set, error) {
+	return queue.Parse("queues.hcl", src, []queue.Kind{nomad.Kind()})
+}
+
 func job(id string, fits bool) *api.Job {
 	task := api.NewTask("sleep", "raw_exec").SetConfig("command", "/bin/sleep").SetConfig("args", []string{"3600"}).
 		Require(&api.Resources{CPU: ptr(20), MemoryMB: ptr(10)})
@@ -39,12 +43,10 @@ func must(t testing.TB, err error) {
 }
 
 func TestContract(t *testing.T) {
-	kind, err := sources.Find("nomad-dispatch")
-	must(t, err)
 	s := nomadtest.Start(t, "acl { enabled = true }")
 	cl := s.Client("worker", "")
 	queuetest.Run(t, queuetest.Rig{
-		Kind: kind, Secret: s.Token, WrongSecret: "11111111-2222-3333-4444-555555555555", Frames: []string{"internal/queue/nomad."},
+		Kind: nomad.Kind(), Secret: s.Token, WrongSecret: "11111111-2222-3333-4444-555555555555", Frames: []string{"internal/queue/nomad."},
 		Server: queuetest.Server{
 			Addr: strings.TrimPrefix(s.Addr, "http://"),
 			Settings: func(addr, queue, password string) map[string]string {
@@ -77,7 +79,7 @@ func TestContract(t *testing.T) {
 func TestWhatIsNoQueue(t *testing.T) {
 	s := nomadtest.Start(t, "")
 	read := func(more string) string {
-		set, err := sources.Parse("queues.hcl", fmt.Appendf(nil, "queue \"q\" {\n source \"nomad-dispatch\" {\n address = %q\n %s\n }\n}", s.Addr, more))
+		set, err := parse(fmt.Appendf(nil, "queue \"q\" {\n source \"nomad-dispatch\" {\n address = %q\n %s\n }\n}", s.Addr, more))
 		must(t, err)
 		defer set.Close()
 		return queuetest.Show(set.Queues[0].Read(t.Context(), queuetest.Now))

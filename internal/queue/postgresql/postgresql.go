@@ -42,12 +42,16 @@ const (
 	Disable    = "disable"
 )
 
-// KEDA has KEDA's names of the keys of [Declare].
-func KEDA() map[string]string {
-	return dial.Names(dial.KEDA, map[string]string{
-		"host": "host", "port": "port", "username": "userName", "password": "password", "db_name": "dbName",
-		"sslmode": "sslmode", "query": "query", "target_query_value": "targetQueryValue",
-	})
+// Kind is the line of package sources.
+func Kind() queue.Kind {
+	return queue.KindOf(queue.Kind{
+		Name: "postgresql", Doc: "the one row that a query gives PostgreSQL",
+		Targets: []string{"target_query_value"}, Shared: dial.Keys,
+		KEDA: dial.Names(dial.KEDA, map[string]string{
+			"host": "host", "port": "port", "username": "userName", "password": "password", "db_name": "dbName",
+			"sslmode": "sslmode", "query": "query", "target_query_value": "targetQueryValue",
+		}),
+	}, Declare, New)
 }
 
 // Declare reads the settings.

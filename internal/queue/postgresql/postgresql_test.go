@@ -15,14 +15,18 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/gpupool/gpupool/internal/queue"
+	"github.com/gpupool/gpupool/internal/queue/postgresql"
 	"github.com/gpupool/gpupool/internal/queue/queuetest"
-	"github.com/gpupool/gpupool/internal/queue/sources"
 )
 
 const (
 	password = "pg-Pass1"
 	account  = "postgres" // who runs the server, which refuses to be root
 )
+
+func parse(src []byte) (*queue.Set, error) {
+	return queue.Parse("queues.hcl", src, []queue.Kind{postgresql.Kind()})
+}
 
 func must(t testing.TB, err error) {
 	t.Helper()
@@ -108,11 +112,9 @@ func (s *server) exec(t testing.TB, sql ...string) {
 }
 
 func TestContract(t *testing.T) {
-	kind, err := sources.Find("postgresql")
-	must(t, err)
 	s := start(t)
 	queuetest.Run(t, queuetest.Rig{
-		Kind: kind, Secret: password, WrongSecret: "wrong-Pass1", Frames: []string{"jackc/pgx", "internal/queue/postgresql.(*Source)"},
+		Kind: postgresql.Kind(), Secret: password, WrongSecret: "wrong-Pass1", Frames: []string{"jackc/pgx", "internal/queue/postgresql.(*Source)"},
 		Server: queuetest.Server{
 			Addr: s.addr, Certs: s.certs, Restart: func() { s.Stop(); s.Run() },
 			Settings: func(addr, queue, password string) map[string]string {
@@ -151,7 +153,7 @@ func TestQueries(t *testing.T) {
 		if !strings.Contains(more, "db_name =") {
 			more += "\n    db_name = \"postgres\"\n"
 		}
-		set, err := sources.Parse("queues.hcl", fmt.Appendf(nil, `
+		set, err := parse(fmt.Appendf(nil, `
 queue "q" {
   source "postgresql" {
     port     = %s

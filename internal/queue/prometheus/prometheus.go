@@ -28,11 +28,15 @@ type Config struct {
 	TLS     dial.TLS
 }
 
-// KEDA has KEDA's names of the keys of [Declare].
-func KEDA() map[string]string {
-	return dial.Names(dial.KEDA, dial.AuthKEDA, map[string]string{
-		"server_address": "serverAddress", "query": "query", "threshold": "threshold",
-	})
+// Kind is the line of package sources.
+func Kind() queue.Kind {
+	return queue.KindOf(queue.Kind{
+		Name: "prometheus", Doc: "the one sample that a PromQL query gives",
+		Targets: []string{"threshold"}, Shared: dial.Keys,
+		KEDA: dial.Names(dial.KEDA, dial.AuthKEDA, map[string]string{
+			"server_address": "serverAddress", "query": "query", "threshold": "threshold",
+		}),
+	}, Declare, New)
 }
 
 // Declare reads the settings.

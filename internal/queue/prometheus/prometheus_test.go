@@ -12,8 +12,8 @@ import (
 	"testing"
 
 	"github.com/gpupool/gpupool/internal/queue"
+	"github.com/gpupool/gpupool/internal/queue/prometheus"
 	"github.com/gpupool/gpupool/internal/queue/queuetest"
-	"github.com/gpupool/gpupool/internal/queue/sources"
 )
 
 const (
@@ -25,6 +25,10 @@ const (
 type exporter struct {
 	mu      sync.Mutex
 	samples map[string]int
+}
+
+func parse(src []byte) (*queue.Set, error) {
+	return queue.Parse("queues.hcl", src, []queue.Kind{prometheus.Kind()})
 }
 
 func (e *exporter) set(name, queue string, value int) {
@@ -92,14 +96,10 @@ type server struct {
 }
 
 func TestContract(t *testing.T) {
-	kind, err := sources.Find("prometheus")
-	if err != nil {
-		t.Fatal(err)
-	}
 	e := &exporter{samples: make(map[string]int)}
 	s := start(t, e)
 	queuetest.Run(t, queuetest.Rig{
-		Kind: kind, Secret: password, WrongSecret: "wrong-Pass1", Frames: []string{"internal/queue/prometheus."},
+		Kind: prometheus.Kind(), Secret: password, WrongSecret: "wrong-Pass1", Frames: []string{"internal/queue/prometheus."},
 		Server: queuetest.Server{
 			Addr: s.addr, Restart: func() { s.Stop(); s.Run() },
 			Settings: func(addr, queue, password string) map[string]string {
@@ -128,7 +128,7 @@ func TestQueries(t *testing.T) {
 	s := start(t, e)
 	t.Setenv("PROM_PASSWORD", password)
 	read := func(query, more string) string {
-		set, err := sources.Parse("queues.hcl", fmt.Appendf(nil, `
+		set, err := parse(fmt.Appendf(nil, `
 queue "q" {
   source "prometheus" {
     server_address = "http://%s"

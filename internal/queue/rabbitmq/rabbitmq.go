@@ -30,12 +30,16 @@ const (
 	MessageRate = "MessageRate"
 )
 
-// KEDA has KEDA's names of the keys of [Declare].
-func KEDA() map[string]string {
-	return dial.Names(dial.KEDA, map[string]string{
-		"host": "host", "queue_name": "queueName", "vhost_name": "vhostName", "mode": "mode", "value": "value",
-		"exclude_unacknowledged": "excludeUnacknowledged", "username": "username", "password": "password",
-	})
+// Kind is the line of package sources.
+func Kind() queue.Kind {
+	return queue.KindOf(queue.Kind{
+		Name: "rabbitmq", Doc: "the messages of a RabbitMQ queue",
+		Targets: []string{"value"}, Shared: dial.Keys,
+		KEDA: dial.Names(dial.KEDA, map[string]string{
+			"host": "host", "queue_name": "queueName", "vhost_name": "vhostName", "mode": "mode", "value": "value",
+			"exclude_unacknowledged": "excludeUnacknowledged", "username": "username", "password": "password",
+		}),
+	}, Declare, New)
 }
 
 // Declare reads the settings.

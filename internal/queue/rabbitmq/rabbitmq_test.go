@@ -17,13 +17,17 @@ import (
 
 	"github.com/gpupool/gpupool/internal/queue"
 	"github.com/gpupool/gpupool/internal/queue/queuetest"
-	"github.com/gpupool/gpupool/internal/queue/sources"
+	"github.com/gpupool/gpupool/internal/queue/rabbitmq"
 )
 
 const (
 	password = "rabbit-Pass1"
 	account  = "rabbitmq" // who runs the server
 )
+
+func parse(src []byte) (*queue.Set, error) {
+	return queue.Parse("queues.hcl", src, []queue.Kind{rabbitmq.Kind()})
+}
 
 func must(t testing.TB, err error) {
 	t.Helper()
@@ -132,14 +136,12 @@ func (s *server) put(t, whole *testing.T, name string, items, begun int) {
 
 // TestRabbitMQ starts one server for all, since that takes long.
 func TestRabbitMQ(t *testing.T) {
-	kind, err := sources.Find("rabbitmq")
-	must(t, err)
 	s := start(t)
 	const slow = "RabbitMQ takes many seconds to stop and start; \"connection lost\" and \"nothing there\" are what a client sees of it"
 	rig := func(prefix, addr, scheme string, lacks map[string]string, frames ...string) queuetest.Rig {
 		lacks["restarted"] = slow
 		return queuetest.Rig{
-			Kind: kind, Secret: password, WrongSecret: "wrong-Pass1", Frames: frames, Lacks: lacks,
+			Kind: rabbitmq.Kind(), Secret: password, WrongSecret: "wrong-Pass1", Frames: frames, Lacks: lacks,
 			Server: queuetest.Server{
 				Addr: addr,
 				Settings: func(addr, queue, password string) map[string]string {
@@ -170,7 +172,7 @@ func settings(t *testing.T, s *server) {
 	s.put(t, t, "tasks", 6, 2)
 	s.put(t, t, "odd/name %2F", 3, 0)
 	read := func(host, name, more string) string {
-		set, err := sources.Parse("queues.hcl", fmt.Appendf(nil, `
+		set, err := parse(fmt.Appendf(nil, `
 queue "q" {
   source "rabbitmq" {
     host       = %q

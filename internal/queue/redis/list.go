@@ -7,6 +7,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/gpupool/gpupool/internal/queue"
+	"github.com/gpupool/gpupool/internal/queue/dial"
 	"github.com/gpupool/gpupool/internal/setting"
 )
 
@@ -17,9 +18,13 @@ type ListConfig struct {
 	Running string // key of what has begun; empty is unknown
 }
 
-// ListKEDA has KEDA's names of the keys of [DeclareList].
-func ListKEDA() map[string]string {
-	return serverKEDA(map[string]string{"list_name": "listName", "list_length": "listLength"})
+// ListKind is the line of package sources.
+func ListKind() queue.Kind {
+	return queue.KindOf(queue.Kind{
+		Name: "redis", Doc: "the elements of a Redis list, set, sorted set or hash",
+		Targets: []string{"list_length"}, Shared: dial.Keys,
+		KEDA: serverKEDA(map[string]string{"list_name": "listName", "list_length": "listLength"}),
+	}, DeclareList, NewList)
 }
 
 // DeclareList reads the settings of a list.

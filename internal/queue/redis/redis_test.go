@@ -13,7 +13,7 @@ import (
 
 	"github.com/gpupool/gpupool/internal/queue"
 	"github.com/gpupool/gpupool/internal/queue/queuetest"
-	"github.com/gpupool/gpupool/internal/queue/sources"
+	"github.com/gpupool/gpupool/internal/queue/redis"
 )
 
 const password = "redis-Pass1"
@@ -23,6 +23,10 @@ type server struct {
 	*queuetest.Process
 	addr string
 	db   *goredis.Client
+}
+
+func parse(src []byte) (*queue.Set, error) {
+	return queue.Parse("queues.hcl", src, []queue.Kind{redis.ListKind(), redis.StreamKind()})
 }
 
 func start(t testing.TB, args ...string) *server {
@@ -48,13 +52,6 @@ func must(t testing.TB, err error) {
 	}
 }
 
-func kind(t testing.TB, name string) queue.Kind {
-	t.Helper()
-	k, err := sources.Find(name)
-	must(t, err)
-	return k
-}
-
 func withTLS(settings map[string]string) map[string]string {
 	settings = maps.Clone(settings)
 	settings["tls"] = "true"
@@ -66,7 +63,7 @@ var frames = []string{"go-redis", "internal/queue/redis.", "internal/queue/dial.
 func TestList(t *testing.T) {
 	s := start(t)
 	queuetest.Run(t, queuetest.Rig{
-		Kind: kind(t, "redis"), Secret: password, WrongSecret: "wrong-Pass1", Frames: frames,
+		Kind: redis.ListKind(), Secret: password, WrongSecret: "wrong-Pass1", Frames: frames,
 		Lacks: map[string]string{"missing queue": "Redis does not tell an empty list from none"},
 		Server: queuetest.Server{
 			Addr: s.addr, SettingsTLS: withTLS, Restart: func() { s.Stop(); s.Run() },
@@ -89,7 +86,7 @@ func TestList(t *testing.T) {
 func TestStream(t *testing.T) {
 	s := start(t)
 	queuetest.Run(t, queuetest.Rig{
-		Kind: kind(t, "redis-streams"), Secret: password, WrongSecret: "wrong-Pass1", Frames: frames,
+		Kind: redis.StreamKind(), Secret: password, WrongSecret: "wrong-Pass1", Frames: frames,
 		Server: queuetest.Server{
 			Addr: s.addr, SettingsTLS: withTLS, Restart: func() { s.Stop(); s.Run() },
 			Settings: func(addr, queue, password string) map[string]string {
@@ -115,7 +112,7 @@ func read(t testing.TB, kind string, lines ...string) string {
 	file := filepath.Join(t.TempDir(), "password")
 	must(t, os.WriteFile(file, []byte(password), 0o600))
 	src := strings.ReplaceAll(fmt.Sprintf("queue \"q\" {\n source %q {\n%s\n }\n}", kind, strings.Join(lines, "\n")), "PASSWORD", "file:"+file)
-	set, err := sources.Parse("queues.hcl", []byte(src))
+	set, err := parse([]byte(src))
 	if err != nil {
 		return err.Error()
 	}
@@ -210,7 +207,7 @@ func TestSentinel(t *testing.T) {
 	})
 	t.Setenv("SENTINEL_PASSWORD", "sentinel-Pass1")
 	t.Setenv("REDIS_PASSWORD", password)
-	set, err := sources.Parse("queues.hcl", fmt.Appendf(nil, `
+	set, err := parse(fmt.Appendf(nil, `
 queue "q" {
   source "redis" {
     address           = "127.0.0.1:1, %s"

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/gpupool/gpupool/internal/queue"
+	"github.com/gpupool/gpupool/internal/queue/dial"
 	"github.com/gpupool/gpupool/internal/setting"
 )
 
@@ -15,11 +16,15 @@ type StreamConfig struct {
 	Group  string // consumer group; empty counts all entries of the stream
 }
 
-// StreamKEDA has KEDA's names of the keys of [DeclareStream].
-func StreamKEDA() map[string]string {
-	return serverKEDA(map[string]string{
-		"stream": "stream", "consumer_group": "consumerGroup", "lag_count": "lagCount", "stream_length": "streamLength",
-	})
+// StreamKind is the line of package sources.
+func StreamKind() queue.Kind {
+	return queue.KindOf(queue.Kind{
+		Name: "redis-streams", Doc: "the entries of a Redis stream that a consumer group has not done",
+		Targets: []string{"lag_count", "stream_length"}, Shared: dial.Keys,
+		KEDA: serverKEDA(map[string]string{
+			"stream": "stream", "consumer_group": "consumerGroup", "lag_count": "lagCount", "stream_length": "streamLength",
+		}),
+	}, DeclareStream, NewStream)
 }
 
 // DeclareStream reads the settings of a stream.

@@ -42,16 +42,20 @@ type Config struct {
 	TLS      dial.TLS
 }
 
-// KEDA has KEDA's names of the keys of [Declare].
-func KEDA() map[string]string {
-	return dial.Names(dial.KEDA, map[string]string{
-		"queue_url": "queueURL", "aws_region": "awsRegion", "aws_endpoint": "awsEndpoint", "queue_length": "queueLength",
-		"scale_on_in_flight": "scaleOnInFlight", "scale_on_delayed": "scaleOnDelayed",
-		"access_key_id": "awsAccessKeyID", "secret_access_key": "awsSecretAccessKey", "session_token": "awsSessionToken",
-	})
-}
-
 var region = regexp.MustCompile(`^[a-z0-9-]{1,64}$`)
+
+// Kind is the line of package sources.
+func Kind() queue.Kind {
+	return queue.KindOf(queue.Kind{
+		Name: "aws-sqs-queue", Doc: "the messages of an Amazon SQS queue",
+		Targets: []string{"queue_length"}, Shared: dial.Keys,
+		KEDA: dial.Names(dial.KEDA, map[string]string{
+			"queue_url": "queueURL", "aws_region": "awsRegion", "aws_endpoint": "awsEndpoint", "queue_length": "queueLength",
+			"scale_on_in_flight": "scaleOnInFlight", "scale_on_delayed": "scaleOnDelayed",
+			"access_key_id": "awsAccessKeyID", "secret_access_key": "awsSecretAccessKey", "session_token": "awsSessionToken",
+		}),
+	}, Declare, New)
+}
 
 // Declare reads the settings.
 func Declare(r *setting.Reader) Config {

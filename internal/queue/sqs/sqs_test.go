@@ -11,7 +11,7 @@ import (
 
 	"github.com/gpupool/gpupool/internal/queue"
 	"github.com/gpupool/gpupool/internal/queue/queuetest"
-	"github.com/gpupool/gpupool/internal/queue/sources"
+	"github.com/gpupool/gpupool/internal/queue/sqs"
 	"github.com/gpupool/gpupool/internal/queue/sqs/sqstest"
 )
 
@@ -21,6 +21,10 @@ const (
 	region = "eu-central-1"
 )
 
+func parse(src []byte) (*queue.Set, error) {
+	return queue.Parse("queues.hcl", src, []queue.Kind{sqs.Kind()})
+}
+
 func start(t *testing.T) (*sqstest.Server, string) {
 	s := sqstest.New(aws.Credentials{AccessKeyID: id, SecretAccessKey: secret}, region)
 	h := httptest.NewServer(s)
@@ -29,14 +33,10 @@ func start(t *testing.T) (*sqstest.Server, string) {
 }
 
 func TestContract(t *testing.T) {
-	kind, err := sources.Find("aws-sqs-queue")
-	if err != nil {
-		t.Fatal(err)
-	}
 	s, addr := start(t)
 	t.Setenv("SQS_KEY_ID", id)
 	queuetest.Run(t, queuetest.Rig{
-		Kind: kind, Secret: secret, WrongSecret: "wrong/Secret+Key1", Frames: []string{"internal/queue/sqs."},
+		Kind: sqs.Kind(), Secret: secret, WrongSecret: "wrong/Secret+Key1", Frames: []string{"internal/queue/sqs."},
 		Lacks: map[string]string{"restarted": "the server is a simulator; \"connection lost\" and \"nothing there\" are the same to a client without state"},
 		Server: queuetest.Server{
 			Addr: addr,
@@ -66,7 +66,7 @@ func TestSettings(t *testing.T) {
 		if !strings.Contains(more, "queue_url") {
 			more += fmt.Sprintf("\n    queue_url = \"http://%s%s\"", addr, path)
 		}
-		set, err := sources.Parse("queues.hcl", fmt.Appendf(nil, "queue \"q\" {\n  source \"aws-sqs-queue\" {\n    %s\n  }\n}", more))
+		set, err := parse(fmt.Appendf(nil, "queue \"q\" {\n  source \"aws-sqs-queue\" {\n    %s\n  }\n}", more))
 		if err != nil {
 			return err.Error()
 		}
