@@ -113,7 +113,7 @@ func (r Rules) withDefaults() Rules {
 		r.SLO = 0.99
 	}
 	if r.LateCost == 0 {
-		r.LateCost = 500
+		r.LateCost = min(max(500, 100*r.Lead.Minutes()), 1e6)
 	}
 	return r
 }

@@ -106,7 +106,7 @@ const (
 
 	// mostOfBudget is the share of the promised lateness that a candidate may
 	// use up in the replay. What is chosen with hindsight does worse in future.
-	mostOfBudget = 0.8
+	mostOfBudget = 0.75
 	// worthwhile is how much cheaper than the choice so far another must be.
 	worthwhile = 0.98
 	// bolder is how much cheaper a less cautious candidate must be.
@@ -352,7 +352,7 @@ func (p *replay) cost(i int) float64 {
 func (p *replay) allowed() float64 {
 	own := p.own()
 	late := 1 - p.rules.SLO
-	return late * min(max(1.6-own.late/max(own.all+p.daily(), 1e-9)/late, 0.1), mostOfBudget)
+	return late * min(max(1.5-own.late/max(own.all+p.daily(), 1e-9)/late, 0.1), mostOfBudget)
 }
 
 // daily is the work of a mean day, weighted like one of now.

@@ -102,7 +102,7 @@ func declareRules(r pluginconfig.Reader, required bool) plan.Rules {
 
 		SLO:      float64(r.Fraction("slo", 0.99, "Share of work that shall be on time. More costs more: it decides how much is kept in reserve.", setting.Between[setting.Fraction](0.5, 0.9999))),
 		Wait:     duration("slo_wait", time.Minute, "Longest that work may wait and still be on time."),
-		LateCost: r.Float("late_cost", 500, "What work that is late beyond what slo allows costs, as so many times the capacity that serves it. Less lets go sooner of the reserve that a jump left behind.", setting.Between(0.1, 1e6)),
+		LateCost: r.Float("late_cost", 0, "What work that is late beyond what slo allows costs, as so many times the capacity that serves it. 0 means 100 for each minute of lead_time, and at least 500. Less lets go sooner of the reserve that a jump left behind.", setting.Between(0, 1e6)),
 		Wear:     duration("wear", 10*time.Minute, "What one start costs beyond the time it takes, as so much time of a running one. More means fewer power cycles and more idle time."),
 	}
 }

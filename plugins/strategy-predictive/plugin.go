@@ -12,7 +12,6 @@ import (
 	host "github.com/hashicorp/nomad-autoscaler/plugins/strategy"
 	"github.com/hashicorp/nomad-autoscaler/sdk"
 
-	"github.com/gpupool/gpupool/internal/demand"
 	"github.com/gpupool/gpupool/internal/plan"
 	"github.com/gpupool/gpupool/internal/strategy"
 )
@@ -23,15 +22,18 @@ const pluginName = strategy.Plugin
 
 var _ host.Strategy = (*plugin)(nil)
 
-// plugin maps the autoscaler's calls to plan.Decide. It keeps nothing between
-// calls but its configuration and the decision logs, which it only writes.
+// plugin maps the autoscaler's calls to plan.Planner.Decide. What it keeps
+// between calls but its configuration follows from what it was shown.
 type plugin struct {
 	log      hclog.Logger
 	defaults atomic.Pointer[map[string]string]
 	logs     decisionLogs
+	memories *memories
 }
 
-func newPlugin(log hclog.Logger) *plugin { return &plugin{log: log, logs: decisionLogs{log: log}} }
+func newPlugin(log hclog.Logger) *plugin {
+	return &plugin{log: log, logs: decisionLogs{log: log}, memories: newMemories()}
+}
 
 // PluginInfo names the plugin.
 func (p *plugin) PluginInfo() (*base.PluginInfo, error) {
@@ -62,8 +64,7 @@ func (p *plugin) Run(eval *sdk.ScalingCheckEvaluation, count int64) (*sdk.Scalin
 	if err != nil {
 		return nil, err
 	}
-	in := input(eval.Metrics, count, time.Now())
-	d := plan.Decide(in, s.Rules)
+	in, d := p.memories.decide(eval.Check, s.Rules, eval.Metrics, plan.Input{Now: time.Now(), Count: int(count)})
 	p.logs.add(s, eval.Check, in, d)
 	if !s.Act {
 		d = shadow(d, count)
@@ -78,17 +79,6 @@ func checkName(eval *sdk.ScalingCheckEvaluation) string {
 		return ""
 	}
 	return eval.Check.Name
-}
-
-// input turns the autoscaler's series into what a decision knows. Samples that
-// are not numbers are left out: a hole is what they are.
-func input(metrics sdk.TimestampedMetrics, count int64, now time.Time) plan.Input {
-	points := make([]demand.Point, len(metrics))
-	for i, m := range metrics {
-		points[i] = demand.Point{At: m.Timestamp, Value: m.Value}
-	}
-	series, _ := demand.Clean(points)
-	return plan.Input{Now: now, Count: int(count), Demand: series}
 }
 
 // shadow keeps the count and says what would have been done.

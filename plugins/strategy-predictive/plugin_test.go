@@ -41,10 +41,6 @@ func repeat(v float64, n int) []float64 {
 }
 
 func TestRun(t *testing.T) {
-	p := newPlugin(hclog.NewNullLogger())
-	if err := p.SetConfig(map[string]string{"scale_in_after": "1m", "nomad_address": "http://127.0.0.1:4646"}); err != nil {
-		t.Fatal(err)
-	}
 	rules := map[string]string{"units": "2", "min": "0", "max": "3"}
 	for _, tt := range []struct {
 		name   string
@@ -62,6 +58,10 @@ func TestRun(t *testing.T) {
 		{"no sample at all", 2, nil, 2, sdk.ScaleDirectionNone},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			p := newPlugin(hclog.NewNullLogger())
+			if err := p.SetConfig(map[string]string{"scale_in_after": "1m", "nomad_address": "http://127.0.0.1:4646"}); err != nil {
+				t.Fatal(err)
+			}
 			got, err := run(t, p, rules, tt.count, tt.demand...)
 			if err != nil {
 				t.Fatal(err)
