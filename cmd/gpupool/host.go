@@ -75,6 +75,7 @@ func newWord(word pool.Word, use, doc string) *cobra.Command {
 			return errors.Join(errs...)
 		},
 	}
+	cmd.ValidArgsFunction = offer(consulHosts(&f.consulFlags))
 	f.register(cmd)
 	fl := cmd.Flags()
 	fl.StringVar(&f.pool, "pool", "", "the pool that the host is in, where several have one of that name")
@@ -165,6 +166,7 @@ func newWords() *cobra.Command {
 			return printWords(cmd.OutOrStdout(), words, time.Now())
 		},
 	}
+	cmd.ValidArgsFunction = offer(consulPools(&f))
 	f.register(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "write JSON")
 	return cmd

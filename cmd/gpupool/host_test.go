@@ -138,6 +138,21 @@ func TestOperatorsDay(t *testing.T) {
 		t.Errorf("%v\n%s", err, out)
 	}
 
+	// What the TAB key offers.
+	for begun, want := range map[string]string{
+		"host hold gpu":                       "gpu-1\ngpu-2\n",
+		"host list h":                         "h100\n",
+		"status ":                             "h100\n",
+		"plan --pools " + pools + " ":         "h100\n",
+		"power --pools " + pools + " gpu-1 o": "off\non\n",
+		"power --pools /nonexistent gpu":      "",
+	} {
+		args := append([]string{"__complete"}, strings.Split(begun, " ")...)
+		if out, err := gpupool(t, args...); err != nil || !strings.HasPrefix(out, want+":") {
+			t.Errorf("%q: %v, %q", begun, err, out)
+		}
+	}
+
 	// What would be done, without the credentials, and with them.
 	out, err = gpupool(t, "plan", "--pools", pools)
 	if err != nil {
@@ -186,6 +201,11 @@ func TestOperatorsDay(t *testing.T) {
 			t.Errorf("%s: %v\n%s", step.verb, err, out)
 		}
 		contains(t, step.verb, out, "gpu-1  ipmi    "+step.want)
+	}
+	out, err = gpupool(t, "power", "--json", "--pools", pools, "--timeout", "3s")
+	var all []powered
+	if jsonErr := json.Unmarshal([]byte(out), &all); jsonErr != nil || err == nil || len(all) != 2 || all[0].Power != "off" || all[1].Power != "unknown" || all[1].Error == "" {
+		t.Errorf("%v, %v: %+v", err, jsonErr, all)
 	}
 	if strings.Contains(out, ipmitest.Password) {
 		t.Error("the password is printed")

@@ -64,6 +64,7 @@ saw; with --power the power controllers are asked, which takes the credentials.`
 			return f.run(ctx, cmd.OutOrStdout(), cmd.ErrOrStderr(), names)
 		},
 	}
+	cmd.ValidArgsFunction = offer(inventoryPools)
 	f.consulFlags.register(cmd)
 	f.nomadFlags.register(cmd)
 	fl := cmd.Flags()

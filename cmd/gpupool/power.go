@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"text/tabwriter"
 	"time"
@@ -32,6 +33,7 @@ type powerFlags struct {
 	timeout time.Duration
 	stagger time.Duration
 	force   bool
+	json    bool
 }
 
 // What `gpupool power` can do, by the word for it.
@@ -72,12 +74,14 @@ has no work. --force skips both questions.`,
 			return f.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), args, verb)
 		},
 	}
+	cmd.ValidArgsFunction = offer(inventoryHosts)
 	f.consulFlags.register(cmd)
 	f.nomadFlags.register(cmd)
 	fl := cmd.Flags()
 	fl.StringVar(&f.pools, "pools", "pools.hcl", "the inventory")
 	fl.DurationVar(&f.timeout, "timeout", 10*time.Second, "how long to wait for an answer: for all of them together, or for each that is changed")
 	fl.DurationVar(&f.stagger, "stagger", time.Second, "the least time between two hosts that are changed; the pool's stagger, if that is longer")
+	fl.BoolVar(&f.json, "json", false, "write JSON, the stable form in docs/reference/power-command.md")
 	fl.BoolVar(&f.force, "force", false, "ask neither Consul nor Nomad whether it is safe")
 	return cmd
 }
@@ -103,11 +107,11 @@ func (f *powerFlags) run(ctx context.Context, out, warn io.Writer, names []strin
 				return err
 			}
 		}
-		return printPower(out, f.change(ctx, inv, hosts, do))
+		return f.print(out, f.change(ctx, inv, hosts, do))
 	}
 	ctx, cancel := context.WithTimeout(ctx, f.timeout)
 	defer cancel()
-	return printPower(out, readPower(ctx, hosts))
+	return f.print(out, readPower(ctx, hosts))
 }
 
 // allowed asks Consul and Nomad whether somebody may change hosts by hand. It
@@ -274,6 +278,32 @@ func ask(ctx context.Context, h poolHost, do func(context.Context, power.Driver)
 	}
 	a.took = time.Since(began)
 	return a
+}
+
+// powered is an answer as JSON.
+type powered struct {
+	Pool   string  `json:"pool"`
+	Host   string  `json:"host"`
+	Driver string  `json:"driver"`
+	Power  string  `json:"power"` // on, off or unknown
+	Took   float64 `json:"took_s"`
+	Error  string  `json:"error,omitempty"`
+}
+
+func (f *powerFlags) print(w io.Writer, answers []answer) error {
+	if !f.json {
+		return printPower(w, answers)
+	}
+	var failed error
+	all := []powered{}
+	for _, a := range answers {
+		p := powered{a.pool, a.ID, a.Power.Driver, a.state.String(), math.Round(a.took.Seconds()*1000) / 1000, ""}
+		if a.err != nil {
+			failed, p.Error = errUnanswered, a.err.Error()
+		}
+		all = append(all, p)
+	}
+	return errors.Join(printJSON(w, all), failed)
 }
 
 func printPower(w io.Writer, answers []answer) error {

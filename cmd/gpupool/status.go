@@ -48,6 +48,7 @@ environment variables of Consul's own command apply.`,
 			}
 		},
 	}
+	cmd.ValidArgsFunction = offer(consulPools(&f))
 	f.register(cmd)
 	cmd.Flags().DurationVar(&every, "watch", 0, "print it again after so long, until interrupted")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "write JSON, the stable form in docs/reference/status.md")

@@ -297,3 +297,72 @@ func TestLife(t *testing.T) {
 	l.host.Run()
 	l.untilPhase(pool.Ready, "")
 }
+
+// TestWordsAndTimes is an operator's day with `gpupool host`: each word is
+// heard at the next look, and release gives the host back to the pool. What it
+// took to boot, drain and stop is learned on the way.
+func TestWordsAndTimes(t *testing.T) {
+	t.Parallel()
+	l := newLife(t)
+	records := l.runner.records
+	say := func(w pool.Word) {
+		t.Helper()
+		words, err := records.Words(t.Context())
+		l.ok(err)
+		_, err = records.Say(t.Context(), "gpu-1", pool.Said{Word: w, Reason: "the test", By: "ann@desk", At: time.Now(), Rev: words["gpu-1"].Rev})
+		l.ok(err)
+	}
+	l.untilPhase(pool.Ready, "")
+	l.until("it is adopted", func() string {
+		if s := l.runner.State(); !s.Ready || s.Want != 1 {
+			return fmt.Sprintf("%+v", s)
+		}
+		return ""
+	})
+
+	say(pool.WordHold)
+	l.untilPhase(pool.Held, "ann@desk")
+	l.want(0)
+	time.Sleep(time.Second) // five ticks, in which it could be powered off
+	l.untilPhase(pool.Held, "")
+	l.expect("")
+
+	say(pool.WordNone)
+	l.untilChassis("off") // nobody wants it
+	l.host.Stop()
+	l.untilPhase(pool.Off, "")
+	l.expect("cordon, drain, soft-off")
+
+	say(pool.WordOn) // and somebody says so all the same
+	l.untilChassis("on")
+	l.host.Run()
+	l.untilPhase(pool.Ready, "")
+	time.Sleep(time.Second)
+	l.expect("power-on, enable")
+
+	say(pool.WordOff)
+	l.untilChassis("off")
+	l.host.Stop()
+	l.want(1)
+	time.Sleep(time.Second)
+	l.untilPhase(pool.Held, "")
+	l.expect("cordon, drain, soft-off")
+
+	say(pool.WordNone)
+	l.untilChassis("on")
+	l.host.Run()
+	l.untilPhase(pool.Ready, "")
+
+	times, err := records.Times(t.Context())
+	l.ok(err)
+	learned := times[""]
+	if n := len(learned.Boot.Last); n != 2 {
+		t.Errorf("%d boots were learned, not 2: %+v", n, learned)
+	}
+	if len(learned.Drain.Last) == 0 || len(learned.Stop.Last) == 0 {
+		t.Errorf("drains and stops were not learned: %+v", learned)
+	}
+	if s := l.runner.State(); s.Times[""].Boot.Quantile(0.95) <= 0 || s.Times[""].Boot.Quantile(0.95) > time.Minute {
+		t.Errorf("State has %+v", s.Times)
+	}
+}
