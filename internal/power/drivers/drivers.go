@@ -1,5 +1,9 @@
 // Package drivers is the table of power drivers: the one place that knows them
-// all. A new driver is a folder beside this one and a line in [Kinds].
+// all. A new driver is a folder beside this one and a line in [Kinds]; the tests
+// here then ask for good settings of it, its row of the matrix, which comes from
+// running package powertest's suite with -update, and its section in the
+// reference. A driver of a cloud is an API of package cloud, and passes the suite
+// of package cloudtest besides.
 package drivers
 
 import (
