@@ -1,21 +1,26 @@
 package devbin
 
-import "net"
+import (
+	"context"
+	"net"
+)
 
 // FreePorts returns n ports of an address that nobody listens on, over TCP or
 // UDP, for a program that cannot be told to choose its own. Another process may
 // take one meanwhile: give each program an address of its own.
 func FreePorts(t failer, host string, n int) []int {
 	t.Helper()
+	var lc net.ListenConfig
+	ctx := context.Background()
 	var ports []int
 	for len(ports) < n {
-		tcp, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
+		tcp, err := lc.Listen(ctx, "tcp", net.JoinHostPort(host, "0"))
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer tcp.Close() //nolint:errcheck // at the end, so that no port comes twice
 		port := tcp.Addr().(*net.TCPAddr).Port
-		udp, err := net.ListenPacket("udp", tcp.Addr().String())
+		udp, err := lc.ListenPacket(ctx, "udp", tcp.Addr().String())
 		if err != nil {
 			continue
 		}
