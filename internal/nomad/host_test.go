@@ -3,6 +3,9 @@ package nomad_test
 import (
 	"context"
 	"errors"
+	"os"
+	"regexp"
+	"strings"
 	"testing"
 	"time"
 
@@ -81,5 +84,63 @@ func TestHostAllocs(t *testing.T) {
 	_, same, err := cl.HostAllocs(t.Context(), id, index, time.Second)
 	if err != nil || same != index {
 		t.Errorf("index %d became %d without a change, %v", index, same, err)
+	}
+}
+
+// TestHostAllocsNeedsWhatTheReferenceSays: the rules in
+// docs/reference/model-servers.md are enough, and without them it is said what
+// is missing.
+func TestHostAllocsNeedsWhatTheReferenceSays(t *testing.T) {
+	page, err := os.ReadFile("../../docs/reference/model-servers.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := regexp.MustCompile(`(?s)echo '(.*?)' \| nomad acl policy apply`).FindSubmatch(page)
+	if m == nil {
+		t.Fatal("docs/reference/model-servers.md has no policy")
+	}
+	server := nomadtest.Start(t, `acl { enabled = true }`)
+	server.Client("gpu-01", "")
+	token := func(name, rules string) string {
+		t.Helper()
+		if _, err := server.API().ACLPolicies().Upsert(&api.ACLPolicy{Name: name, Rules: rules}, nil); err != nil {
+			t.Fatal(err)
+		}
+		token, _, err := server.API().ACLTokens().Create(&api.ACLToken{Name: name, Type: "client", Policies: []string{name}}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return token.SecretID
+	}
+	job := api.NewServiceJob("chat", "chat", "global", 50)
+	pool := "gpu"
+	job.NodePool = &pool
+	job.AddTaskGroup(api.NewTaskGroup("serve", 1).AddTask(api.NewTask("serve", "raw_exec").SetConfig("command", "/bin/sleep").SetConfig("args", []string{"600"})))
+	if _, _, err := server.API().Jobs().Register(job, nil); err != nil {
+		t.Fatal(err)
+	}
+	cl, err := nomad.New(nomad.Config{API: &api.Config{Address: server.Addr, SecretID: "00000000-0000-0000-0000-000000000000"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := cl.NodeID(t.Context(), "gpu-01"); !errors.Is(err, nomad.ErrDenied) {
+		t.Errorf("with a token that nobody knows: %v", err)
+	}
+	cl.SetToken(token("agent", strings.ReplaceAll(string(m[1]), "\n      ", "\n"))) // is renewed
+	id, err := cl.NodeID(t.Context(), "gpu-01")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		allocs, _, err := cl.HostAllocs(t.Context(), id, 0, time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(allocs) == 1 && allocs[0].Job != nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the allocation was not seen")
+		}
 	}
 }
