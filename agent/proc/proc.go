@@ -22,6 +22,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 	"unicode"
 )
 
@@ -72,13 +73,20 @@ type Table struct {
 	root string
 
 	mu   sync.Mutex
-	seen map[int]known // processes that were found to have an allocation
+	seen map[int]known
 }
 
+// known is what was found out about a process.
 type known struct {
 	started string // start time as the kernel counts it; a PID is used again
 	owner   Owner
+	until   time.Time // how long it is good; zero for as long as the process lives
 }
+
+// nobodyFor is how long a process of no allocation is not looked at again.
+// Nomad's executors put a process where it belongs before it can reach a GPU,
+// so this only spares the reading of environments.
+const nobodyFor = 10 * time.Second
 
 // New makes a table of the processes under root, which is /proc except in
 // tests. It must be the /proc of the PID namespace that the GPU driver counts
@@ -92,7 +100,10 @@ func New(root string) *Table {
 func (t *Table) Owner(pid int) Owner {
 	stat, err := t.stat(pid)
 	before, ok := t.recall(pid)
-	if ok && (err != nil || before.started == stat.started) {
+	if ok && before.owner.Alloc != "" && (err != nil || before.started == stat.started) {
+		return before.owner
+	}
+	if ok && err == nil && before.started == stat.started && time.Now().Before(before.until) {
 		return before.owner
 	}
 	if err != nil {
@@ -103,8 +114,11 @@ func (t *Table) Owner(pid int) Owner {
 	}
 	owner := t.find(pid, stat)
 	owner.Comm = stat.comm
-	if owner.Alloc != "" {
-		t.remember(pid, known{stat.started, owner})
+	switch {
+	case owner.Alloc != "":
+		t.remember(pid, known{started: stat.started, owner: owner})
+	case owner.Err == nil:
+		t.remember(pid, known{stat.started, owner, time.Now().Add(nobodyFor)})
 	}
 	return owner
 }

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 const alloc = "7a5b3c1d-0e2f-4a6b-8c9d-0123456789ab"
@@ -100,6 +102,27 @@ func TestOwnerIsKeptWhileTheProcessExits(t *testing.T) {
 	if got := table.Owner(7); got.Alloc != "" || got.Comm != "miner" {
 		t.Errorf("Owner of a new process with an old PID = %+v, want no allocation", got)
 	}
+}
+
+// TestNobodyIsLookedAtAgain: a process of no allocation is not asked about all
+// the time, and not for ever either.
+func TestNobodyIsLookedAtAgain(t *testing.T) {
+	root := t.TempDir()
+	write(t, root, 7, "stat", statLine(7, "python3", 1, 100))
+	write(t, root, 7, "environ", "HOME=/root\x00")
+	synctest.Test(t, func(t *testing.T) {
+		table := New(root)
+		table.Owner(7)
+		write(t, root, 7, "environ", "NOMAD_ALLOC_ID="+alloc+"\x00")
+		time.Sleep(nobodyFor - time.Nanosecond)
+		if got := table.Owner(7); got.Alloc != "" {
+			t.Errorf("Owner = %+v, want what was found a moment before", got)
+		}
+		time.Sleep(time.Nanosecond)
+		if got := table.Owner(7); got.Alloc != alloc {
+			t.Errorf("Owner = %+v, want allocation %s", got, alloc)
+		}
+	})
 }
 
 // TestOwners finds the owners of the processes in testdata/owners.txt.
