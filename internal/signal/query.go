@@ -543,14 +543,26 @@ func (t Term) selector() string {
 // Label is a label with the one value that a query is about.
 type Label struct{ Name, Value string }
 
-// Labels are those that name what a query with a [Query.Record] is about.
-func (q Query) Labels() []Label {
+// Metric is the name and the labels under which a query with a [Query.Record] is
+// told to Prometheus: those of its signal or, where it is more than that, the
+// query itself.
+func (q Query) Metric() (name string, labels []Label) {
 	t := q.Terms[0]
-	labels := []Label{{kinds[t.Signal.Kind].key, t.key}}
+	if !q.plain() {
+		return "query", []Label{{"query", q.Base()}}
+	}
+	labels = []Label{{kinds[t.Signal.Kind].key, t.key}}
 	if t.space != "" {
 		labels = append(labels, Label{labelNamespace, t.space})
 	}
-	return labels
+	return t.Signal.Name, labels
+}
+
+// plain says whether the query is one signal by its own aggregation, without
+// filters and without a threshold.
+func (q Query) plain() bool {
+	t := q.Terms[0]
+	return len(q.Terms) == 1 && len(t.filter) == 0 && math.IsNaN(q.Above) && t.By == reduction{how: t.Signal.Aggregate}
 }
 
 // Job is the job that the term is about; ok is false where it is about none.
@@ -568,14 +580,19 @@ func (t Term) FromAgents() bool {
 }
 
 // Record is the name under which minutes of the query's series are kept, fit
-// for a key of Consul; empty where none are. They are kept of demand: of one
-// signal that is marked so, by its own aggregation, without filters and without
-// a threshold. A window does not matter, since it is made of the samples.
+// for a key of Consul; empty where none are. They are kept of what is made of
+// signals that are demand alone. A window does not matter, since it is made of
+// the samples.
 func (q Query) Record() string {
-	t := q.Terms[0]
-	if len(q.Terms) > 1 || !t.Signal.Recorded || len(t.filter) > 0 || !math.IsNaN(q.Above) || t.By != (reduction{how: t.Signal.Aggregate}) {
-		return ""
+	for _, t := range q.Terms {
+		if !t.Signal.Recorded {
+			return ""
+		}
 	}
+	if !q.plain() {
+		return "query." + hash(q.Base())
+	}
+	t := q.Terms[0]
 	name := t.Signal.Name
 	if t.space != "" {
 		name += "." + keep(t.space)

@@ -2,6 +2,7 @@ package signal
 
 import (
 	"errors"
+	"fmt"
 	"math"
 	"strings"
 	"testing"
@@ -130,26 +131,32 @@ func TestNoQueuesAreConfigured(t *testing.T) {
 	}
 }
 
-// What is recorded, and under which name, so that another version finds it.
+// What is recorded, and under which names, so that another version finds it.
 func TestRecord(t *testing.T) {
-	for text, want := range map[string]string{
-		`demand_gpus{pool="h100"}`:                                       "demand_gpus.h100",
-		`max_over_time(demand_gpus{pool="h100"}[5m])`:                    "demand_gpus.h100",
-		`queue_depth{source="tasks"}`:                                    "queue_depth.tasks",
-		`queue_depth{source="tasks"} > 5`:                                "",
-		`instance_demand{job="chat"}`:                                    "instance_demand.default.chat",
-		`sum(instance_demand{job="a.b/c d",namespace="ml"})`:             "instance_demand.ml.a~2eb~2fc~20d",
-		`max(instance_demand{job="chat"})`:                               "",
-		`instance_demand{job="chat",group="web"}`:                        "",
-		`gpu_busy_ratio{pool="h100"}`:                                    "",
-		`sum(queue_depth{source="tasks"}, queue_depth{source="emails"})`: "",
+	for _, tt := range []struct{ text, record, metric string }{
+		{`demand_gpus{pool="h100"}`, "demand_gpus.h100", `demand_gpus [{pool h100}]`},
+		{`max_over_time(demand_gpus{pool="h100"}[5m])`, "demand_gpus.h100", `demand_gpus [{pool h100}]`},
+		{`queue_depth{source="tasks"}`, "queue_depth.tasks", `queue_depth [{source tasks}]`},
+		{`sum(instance_demand{job="a.b/c d",namespace="ml"})`, "instance_demand.ml.a~2eb~2fc~20d", `instance_demand [{job a.b/c d} {namespace ml}]`},
+		{`queue_depth{source="tasks"} > 5`, "query.0f29a8009376e08d", `query [{query queue_depth{source="tasks"} > 5}]`},
+		{`max(instance_demand{job="chat"})`, "query.de603c0de7be0e14", `query [{query max(instance_demand{job="chat",namespace="default"})}]`},
+		{`instance_demand{job="chat",group="web"}`, "query.8d57941c93ff94ef", `query [{query sum(instance_demand{job="chat",namespace="default",group="web"})}]`},
+		{`sum(queue_depth{source="tasks"}, queue_depth{source="emails"})`, "query.c09b0946105eaf4a", `query [{query sum(queue_depth{source="tasks"}, queue_depth{source="emails"})}]`},
+		{`gpu_busy_ratio{pool="h100"}`, "", ""},
+		{`sum(demand_gpus{pool="h100"}, gpu_idle{pool="h100"})`, "", ""},
 	} {
-		q, err := Parse(text, known)
+		q, err := Parse(tt.text, known)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := q.Record(); got != want {
-			t.Errorf("%s: got %q, want %q", text, got, want)
+		if got := q.Record(); got != tt.record {
+			t.Errorf("%s: got %q, want %q", tt.text, got, tt.record)
+		}
+		if tt.record == "" {
+			continue
+		}
+		if name, labels := q.Metric(); fmt.Sprint(name, " ", labels) != tt.metric {
+			t.Errorf("%s: got %s %s, want %s", tt.text, name, labels, tt.metric)
 		}
 	}
 	long := func(end string) string {

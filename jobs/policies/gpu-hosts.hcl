@@ -1,4 +1,6 @@
-# How many GPU hosts to keep on: as many as running and queued jobs need.
+# How many GPU hosts to keep on: as many as running and queued jobs need, and as
+# many as they will when a host that is powered on now has booted. The two weeks
+# that the forecast looks back on are there from Consul, also after a failover.
 #
 # Intervals and cooldowns are the autoscaler's defaults, set in
 # autoscaler.nomad.hcl. A cooldown is not needed here: what may boot or drain
@@ -14,7 +16,7 @@ scaling "gpu-hosts-h100" {
     check "demand" {
       source       = "gpupool"
       query        = "demand_gpus{pool=\"h100\"}"
-      query_window = "30m" # at least scale_in_after
+      query_window = "336h" # forecasts live on days and weeks; at least scale_in_after
 
       strategy "gpupool" {
         pool  = "h100" # what the decision log calls it

@@ -112,7 +112,7 @@ func (a *archive) fromConsul(ctx context.Context, s *series, now time.Time) erro
 // fromPrometheus reads the mean of each minute, as of its end.
 func (a *archive) fromPrometheus(ctx context.Context, s *series, now time.Time) error {
 	c := *a.prom
-	c.Query = strings.NewReplacer("$signal", s.query.Terms[0].Signal.Name, "$labels", selector(s.query)).Replace(c.Query)
+	c.Query = promQL(c.Query, s.query)
 	c.Step = time.Minute
 	to := now.Truncate(time.Minute)
 	points, err := promrange.Ask(ctx, c, to.Add(-keepDays*24*time.Hour), to)

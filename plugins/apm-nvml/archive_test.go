@@ -273,17 +273,27 @@ func TestMetrics(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	sum, err := signal.Parse(`sum(instance_demand{job="chat"}, demand_gpus{pool="h100"})`, s.known)
+	if err != nil {
+		t.Fatal(err)
+	}
+	both, err := s.book.of(sum, false, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	both.take(signal.Reading{At: time.Now(), Value: 15}, time.Hour, s.keep.log)
 	stale.take(signal.Reading{At: time.Now().Add(-time.Hour), Value: 12}, 2*time.Hour, s.keep.log)
 	s.tally.asked(nil)
 	s.tally.leftOut("snapshot")
 
 	got := served(t, s)
 	for name, want := range map[string]string{
-		"gpupool_demand_gpus pool=h100":                            "3",
-		"gpupool_instance_demand namespace=default nomad_job=chat": "12",
-		"gpupool_allocated_gpus pool=h100":                         "",
-		"gpupool_apm_queries_total result=ok":                      "1",
-		"gpupool_apm_left_out_total what=snapshot":                 "1",
+		"gpupool_demand_gpus pool=h100":                                                                           "3",
+		"gpupool_instance_demand namespace=default nomad_job=chat":                                                "12",
+		`gpupool_query query=sum(sum(instance_demand{job="chat",namespace="default"}), demand_gpus{pool="h100"})`: "15",
+		"gpupool_allocated_gpus pool=h100":                                                                        "",
+		"gpupool_apm_queries_total result=ok":                                                                     "1",
+		"gpupool_apm_left_out_total what=snapshot":                                                                "1",
 	} {
 		if got[name] != want {
 			t.Errorf("%s is %q, want %q: %v", name, got[name], want, got)
@@ -341,4 +351,26 @@ func TestServeMetrics(t *testing.T) {
 	}
 	cancel()
 	<-done
+}
+
+// After a gap longer than hold, the first sample is the answer to the question
+// that it was taken for, with the history before it.
+func TestFirstQuestionAfterAFailover(t *testing.T) {
+	s := recording(t, &archive{})
+	one := s.sample(t, noon, -1)
+	for i := range 60 {
+		one.record.FillPoint(pointAt(noon.Add(-time.Duration(5+i)*time.Minute), 7))
+	}
+	closeOnce(one.tried)
+	one.take(signal.Reading{At: noon.Add(2 * time.Second), Value: 3}, time.Hour, s.keep.log)
+	for window, want := range map[time.Duration]int{0: 1, time.Minute: 1, time.Hour: 57} {
+		got := s.points(t, noon.Add(-window), noon)
+		if len(got) != want || got[len(got)-1].Value != 3 {
+			t.Errorf("a window of %s has %d points, want %d: %v", window, len(got), want, got[len(got)-1])
+		}
+	}
+	// A question about the past is not answered with the present.
+	if got, err := s.answer(demandQuery, sdk.TimeRange{From: noon.Add(-time.Hour), To: noon.Add(-3 * time.Minute)}); err == nil && got[len(got)-1].Value == 3 {
+		t.Errorf("three minutes ago: %v", got[len(got)-1])
+	}
 }

@@ -97,9 +97,12 @@ func (e exposition) Collect(out chan<- prometheus.Metric) {
 		if !ok || now.Sub(last.At) > e.hold {
 			continue
 		}
-		of := s.query.Terms[0].Signal
-		names, values := labels(s.query)
-		desc := prometheus.NewDesc("gpupool_"+of.Name, strings.ReplaceAll(of.Doc, "`", ""), names, nil)
+		name, names, values := exported(s.query)
+		help := "A query whose history is kept."
+		if of, plain := signal.Find(name); plain {
+			help = strings.ReplaceAll(of.Doc, "`", "")
+		}
+		desc := prometheus.NewDesc("gpupool_"+name, help, names, nil)
 		m, err := prometheus.NewConstMetric(desc, prometheus.GaugeValue, last.Value, values...)
 		if err != nil {
 			m = prometheus.NewInvalidMetric(desc, err)
@@ -108,26 +111,27 @@ func (e exposition) Collect(out chan<- prometheus.Metric) {
 	}
 }
 
-// labels are the labels of a series in Prometheus. There, job is the name of
-// what scrapes.
-func labels(q signal.Query) (names, values []string) {
-	for _, l := range q.Labels() {
+// exported is the name and the labels of a series in Prometheus. There, job is
+// the name of what scrapes.
+func exported(q signal.Query) (name string, names, values []string) {
+	name, labels := q.Metric()
+	for _, l := range labels {
 		if l.Name == "job" {
 			l.Name = "nomad_job"
 		}
 		names, values = append(names, l.Name), append(values, strings.ToValidUTF8(l.Value, "?"))
 	}
-	return names, values
+	return name, names, values
 }
 
-// selector is the labels as PromQL.
-func selector(q signal.Query) string {
-	names, values := labels(q)
+// promQL is the query to Prometheus for the history of a series.
+func promQL(template string, q signal.Query) string {
+	name, names, values := exported(q)
 	parts := make([]string, len(names))
 	for i, name := range names {
 		parts[i] = fmt.Sprintf("%s=%q", name, values[i])
 	}
-	return strings.Join(parts, ",")
+	return strings.NewReplacer("$signal", name, "$labels", strings.Join(parts, ",")).Replace(template)
 }
 
 // serve answers /metrics and /healthz until ctx ends. That the address is taken is logged,

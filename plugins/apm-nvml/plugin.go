@@ -301,10 +301,8 @@ func (s *sampling) answer(text string, r sdk.TimeRange) (sdk.TimestampedMetrics,
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), firstAnswer)
 	defer cancel()
-	asked := time.Now()
 	one.await(ctx)
-	waited := time.Since(asked) // for what is part of the answer then
-	points, err := one.between(q, r.From.Add(waited), r.To.Add(waited), s.hold)
+	points, err := one.between(q, r.From, r.To, s.hold)
 	if err != nil {
 		return nil, err
 	}

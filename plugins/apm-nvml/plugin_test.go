@@ -496,6 +496,38 @@ func TestTake(t *testing.T) {
 	}
 }
 
+// To one who compares answers, the past of a series that is recorded changes
+// twice a day at most: when samples that have become old make room for minutes.
+func TestThePastIsToldAlike(t *testing.T) {
+	s := recording(t, &archive{})
+	var before sdk.TimestampedMetrics
+	changes := 0
+	for at := noon; at.Before(noon.Add(60 * time.Hour)); at = at.Add(20 * time.Second) {
+		s.sample(t, at, float64(at.Unix()/20%100))
+		if at.Unix()%600 != 0 {
+			continue
+		}
+		s.keep.round(t.Context(), s.book, at)
+		got := s.points(t, noon, at)
+		for i, p := range before {
+			if got[i] != p {
+				changes++
+				break
+			}
+		}
+		before = got
+		if most := 13 * 180; len(s.book.series[demandQuery].fine) > most+1 {
+			t.Fatalf("%d samples in memory", len(s.book.series[demandQuery].fine))
+		}
+	}
+	if changes < 3 || changes > 5 {
+		t.Errorf("the past changed %d times in 60 hours", changes)
+	}
+	if len(before) > 60*60+13*180 || len(before) < 60*60 {
+		t.Errorf("%d points", len(before))
+	}
+}
+
 func write(t *testing.T, name, text string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), name)

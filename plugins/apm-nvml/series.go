@@ -102,15 +102,29 @@ func (s *series) take(r signal.Reading, keep time.Duration, log hclog.Logger) {
 	}
 	p := demand.Point{At: r.At, Value: r.Value}
 	s.fine = append(s.fine, p)
+	if s.record == nil {
+		s.forget(p.At.Add(-keep))
+		return
+	}
+	s.record.Add(p)
+	s.unsaved[history.DayOf(p.At)] = true
+	if p.At.Sub(s.fine[0].At) > keep+retell {
+		s.forget(p.At.Add(-keep).Truncate(time.Minute))
+	}
+}
+
+// retell is how often samples that have become old make room for minutes. It is
+// seldom, because to whoever compares answers, as the decision log does, that
+// changes the past.
+const retell = 12 * time.Hour
+
+// forget drops samples up to a time.
+func (s *series) forget(until time.Time) {
 	old := 0
-	for p.At.Sub(s.fine[old].At) > keep {
+	for old < len(s.fine) && !s.fine[old].At.After(until) {
 		old++
 	}
 	s.fine = append(s.fine[:0], s.fine[old:]...)
-	if s.record != nil {
-		s.record.Add(p)
-		s.unsaved[history.DayOf(p.At)] = true
-	}
 }
 
 // wanted notes that somebody asked.
@@ -149,13 +163,22 @@ func (s *series) await(ctx context.Context) {
 // ascending and at least one. Where none falls into it, as with an instant, it
 // is the last one before to. It is an error if the newest is older than hold
 // at to: then nobody knows the value, and no number stands for that.
+//
+// The first sample of all is the answer to the question that it was taken for,
+// though it came after it.
 func (s *series) between(q signal.Query, from, to time.Time, hold time.Duration) (demand.Series, error) {
+	instant := !from.Before(to)
+	s.mu.Lock()
+	if len(s.fine) > 0 {
+		if late := s.fine[0].At.Sub(to); late > 0 && late < 2*firstAnswer {
+			to = s.fine[0].At
+		}
+	}
 	since := from
 	if held := to.Add(-hold); held.Before(since) {
 		since = held
 	}
 	since = since.Add(-1) // from itself is in
-	s.mu.Lock()
 	samples := s.samples(since.Add(-q.Window), to)
 	err := s.err
 	s.mu.Unlock()
@@ -172,7 +195,7 @@ func (s *series) between(q signal.Query, from, to time.Time, hold time.Duration)
 	case to.Sub(last.At) > hold:
 		return nil, fmt.Errorf("%s was last known %s ago, longer than hold (%s)", s.base, to.Sub(last.At).Round(time.Second), hold)
 	}
-	if inside := points.Window(from.Add(-1), to); from.Before(to) && len(inside) > 0 {
+	if inside := points.Window(from.Add(-1), to); !instant && len(inside) > 0 {
 		return inside, nil
 	}
 	return points[len(points)-1:], nil

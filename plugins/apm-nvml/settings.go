@@ -49,7 +49,7 @@ func declare(r pluginconfig.Reader) settings {
 		sample:   r.Duration("sample", 5*time.Second, "Time between readings of Nomad, the agents and the queues.", setting.Between(time.Second, 10*time.Minute)),
 		hold:     r.Duration("hold", 2*time.Minute, "How long the last value stands while what it is of cannot be read. After it, queries answer an error.", setting.Between(time.Second, time.Hour)),
 		coverage: float64(r.Fraction("coverage", 0.9, "Share of a pool's hosts that are up, or of a job's instances that run, that must be known for a value to be one. Below it the last value stands for `hold`, unless what is seen is more.", setting.Between[setting.Fraction](0.01, 1))),
-		fine:     r.Duration("fine", 6*time.Hour, "How far back samples are kept as they were read, in memory. What is older is one value a minute, where history is kept.", setting.Between(time.Minute, 7*24*time.Hour)),
+		fine:     r.Duration("fine", 6*time.Hour, "How far back samples are kept as they were read, in memory, or up to 12 hours farther. What is older is one value a minute, where history is kept.", setting.Between(time.Minute, 7*24*time.Hour)),
 
 		history:         r.OneOf("history", historyConsul, "Where minutes of demand are kept for 28 days, so that an autoscaler that takes over has them at once: consul, or prometheus, which scrapes what is served on `listen`. none: a window begins with the plugin.", historyConsul, historyPrometheus, historyNone),
 		prometheus:      r.URL("history_url", "http://127.0.0.1:9090", "With `history = \"prometheus\"`: where its HTTP API is, or that of Thanos, Mimir or VictoriaMetrics."),
