@@ -2,7 +2,6 @@ package queue
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -287,16 +286,4 @@ func flatten(err error) []error {
 		out = append(out, flatten(e)...)
 	}
 	return out
-}
-
-func (s *Set) close() error {
-	var errs []error
-	for _, q := range s.Queues {
-		for _, m := range q.sources {
-			if err := m.source.Close(); err != nil {
-				errs = append(errs, fmt.Errorf("close queue %q: %s: %w", q.Name, m.label, err))
-			}
-		}
-	}
-	return errors.Join(errs...)
 }

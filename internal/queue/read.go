@@ -160,6 +160,18 @@ func (m *member) ask(ctx context.Context) (Reading, error) {
 	}
 }
 
+// close waits for a read that is under way, and not longer than reads take.
+func (m *member) close() error {
+	giveUp := time.NewTimer(m.timeout + grace)
+	defer giveUp.Stop()
+	select {
+	case m.busy <- struct{}{}:
+		defer func() { <-m.busy }()
+	case <-giveUp.C:
+	}
+	return m.source.Close()
+}
+
 // guarded turns a panic over some strange answer into an error: the process
 // serves other queues.
 func guarded(ctx context.Context, s Source) (r Reading, err error) {

@@ -196,6 +196,45 @@ func TestBound(t *testing.T) {
 	})
 }
 
+func TestClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		slow := &closing{read: func(context.Context) (Reading, error) {
+			time.Sleep(700 * time.Millisecond)
+			return Reading{}, nil
+		}}
+		stuck := &closing{read: func(context.Context) (Reading, error) {
+			time.Sleep(time.Hour)
+			return Reading{}, nil
+		}, err: errors.New("stuck")}
+		idle := &closing{}
+		q := newQueue(Sum, 0, slow, stuck, idle)
+		go func() { _ = q.sources[0].answer(t.Context()) }()
+		go func() { _ = q.sources[1].answer(t.Context()) }()
+		synctest.Wait()
+		err := (&Set{Queues: []*Queue{q}}).Close()
+		if err == nil || err.Error() != `close queue "tasks": b: stuck` {
+			t.Errorf("got %v", err)
+		}
+		for i, want := range []time.Duration{700 * time.Millisecond, time.Second + grace, 0} {
+			if got := []*closing{slow, stuck, idle}[i].at.Sub(began); got != want {
+				t.Errorf("source %d was closed after %s, want %s", i, got, want)
+			}
+		}
+		time.Sleep(2 * time.Hour)
+	})
+}
+
+// closing is a source that knows when it was closed.
+type closing struct {
+	read fake
+	err  error
+	at   time.Time
+}
+
+func (c *closing) Read(ctx context.Context) (Reading, error) { return c.read(ctx) }
+func (c *closing) Close() error                              { c.at = time.Now(); return c.err }
+
 func TestDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		waits := fake(func(ctx context.Context) (Reading, error) {

@@ -2,6 +2,9 @@ package queue
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"sync"
 	"time"
 )
 
@@ -72,8 +75,26 @@ func (q *Queue) Read(ctx context.Context, now time.Time) (Depth, error) {
 	return q.read(ctx, now)
 }
 
-// Close releases the connections of all sources.
-func (s *Set) Close() error { return s.close() }
+// Close releases the connections of all sources, each when its read that is
+// under way has ended, or soon. Later reads fail.
+func (s *Set) Close() error {
+	var mu sync.Mutex
+	var errs []error
+	var wg sync.WaitGroup
+	for _, q := range s.Queues {
+		for _, m := range q.sources {
+			wg.Go(func() {
+				if err := m.close(); err != nil {
+					mu.Lock()
+					defer mu.Unlock()
+					errs = append(errs, fmt.Errorf("close queue %q: %s: %w", q.Name, m.label, err))
+				}
+			})
+		}
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
 
 // Sources are the labels of the queue's sources, in the order of the file.
 func (q *Queue) Sources() []string {

@@ -275,7 +275,10 @@ func (c *conn) Close() error {
 	c.wire.mu.Lock()
 	delete(c.wire.conns, c)
 	c.wire.mu.Unlock()
-	return c.Conn.Close()
+	if err := c.Conn.Close(); !errors.Is(err, net.ErrClosed) { // it may be cut already
+		return err
+	}
+	return nil
 }
 
 // Class is what errors of the network mean: [queue.ErrUnreachable], or

@@ -60,7 +60,8 @@ func start(t testing.TB) *broker {
 
 func (b *broker) run() {
 	b.t.Helper()
-	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.Ports(b.port), kfake.EnableSASL(),
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.Ports(b.port),
+		kfake.ListenFn(func(network, _ string) (net.Listener, error) { return net.Listen(network, b.addr()) }), kfake.EnableSASL(),
 		kfake.Superuser("SCRAM-SHA-256", "gpupool", password), kfake.Superuser("PLAIN", "gpupool", password))
 	must(b.t, err)
 	// The embedded broker hangs up on a wrong password. Apache's answers
@@ -144,7 +145,7 @@ func TestContract(t *testing.T) {
 			Rewrite: func(answer []byte, wire string) {
 				_, port, _ := net.SplitHostPort(wire)
 				n, _ := strconv.Atoi(port)
-				old := binary.BigEndian.AppendUint32([]byte("127.0.0.1"), uint32(b.port))
+				old := binary.BigEndian.AppendUint32([]byte(queuetest.Host()), uint32(b.port))
 				for rest := answer; ; {
 					i := bytes.Index(rest, old)
 					if i < 0 {

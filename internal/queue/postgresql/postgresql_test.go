@@ -80,7 +80,7 @@ func start(t *testing.T) *server {
 	_, port, _ := net.SplitHostPort(s.addr)
 	s.Process = queuetest.Start(t, queuetest.Spec{
 		Args: []string{
-			program(t, "postgres"), "-D", data, "-h", "127.0.0.1", "-p", port, "-k", s.dir, "-F",
+			program(t, "postgres"), "-D", data, "-h", queuetest.Host(), "-p", port, "-k", s.dir, "-F",
 			"-c", "ssl=on", "-c", "ssl_cert_file=" + copied(s.certs.Cert), "-c", "ssl_key_file=" + copied(s.certs.Key),
 			"-c", "shared_buffers=8MB", "-c", "max_connections=60", "-c", "autovacuum=off",
 		},

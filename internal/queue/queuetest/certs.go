@@ -18,7 +18,7 @@ import (
 // Certs are files in PEM for tests of TLS.
 type Certs struct {
 	CA        string // who signed
-	Cert, Key string // for 127.0.0.1 and localhost
+	Cert, Key string // for Host, 127.0.0.1 and localhost
 	Other     string // a CA that signed nothing
 }
 
@@ -58,7 +58,7 @@ func NewCerts(t testing.TB) *Certs {
 	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
 		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "server"},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.ParseIP(Host())},
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}, tmpl, &key.PublicKey, caKey)
 	must(err)

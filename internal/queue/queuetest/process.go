@@ -152,10 +152,17 @@ func Dir(t testing.TB, name string) string {
 	return dir
 }
 
-// FreePort is a port of 127.0.0.1 that nobody listens on.
+// Host is the loopback address of this test's process. Tests of other packages
+// run beside it, and have others, so that a port that was free stays so.
+func Host() string {
+	pid := os.Getpid()
+	return fmt.Sprintf("127.%d.%d.%d", 64+pid>>16&0x1f, pid>>8&0xff, pid&0xff|1)
+}
+
+// FreePort is a port of [Host] that nobody listens on.
 func FreePort(t testing.TB) int {
 	t.Helper()
-	ln, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")
+	ln, err := new(net.ListenConfig).Listen(context.Background(), "tcp", Host()+":0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -163,8 +170,8 @@ func FreePort(t testing.TB) int {
 	return ln.Addr().(*net.TCPAddr).Port
 }
 
-// Loopback is the address of a port.
-func Loopback(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
+// Loopback is the address of a port of [Host].
+func Loopback(port int) string { return fmt.Sprintf("%s:%d", Host(), port) }
 
 // Listening is a Spec's Ready for servers that are ready when they listen.
 func Listening(addr string) func() error {

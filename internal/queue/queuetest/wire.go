@@ -33,7 +33,7 @@ func NewWire(t testing.TB, server string) *Wire { return newWire(t, server, nil)
 func newWire(t testing.TB, server string, c *tls.Config) *Wire {
 	t.Helper()
 	w := &Wire{t: t, server: server, tls: c, conns: make(map[net.Conn]bool), limit: -1}
-	w.listen("127.0.0.1:0")
+	w.listen(Host() + ":0")
 	t.Cleanup(func() {
 		w.Cut()
 		w.wg.Wait()

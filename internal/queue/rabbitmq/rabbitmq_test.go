@@ -56,7 +56,7 @@ func start(t *testing.T) *server {
 	for path, text := range map[string]string{
 		conf: fmt.Sprintf(`
 listeners.tcp.1 = %s
-management.tcp.ip = 127.0.0.1
+management.tcp.ip = %s
 management.tcp.port = %s
 default_user = gpupool
 default_pass = %s
@@ -65,7 +65,7 @@ management.sample_retention_policies.global.minute = 1
 management.sample_retention_policies.basic.minute = 1
 management.sample_retention_policies.detailed.10 = 1
 log.console.level = warning
-`, s.amqp, httpPort, password),
+`, s.amqp, queuetest.Host(), httpPort, password),
 		plugins: "[rabbitmq_management].\n",
 	} {
 		must(t, os.WriteFile(path, []byte(text), 0o644)) //nolint:gosec // another user reads it
@@ -81,7 +81,7 @@ log.console.level = warning
 	}
 	queuetest.Start(t, queuetest.Spec{
 		Args: []string{queuetest.Program(t, "epmd"), "-address", "127.0.0.1", "-port", fmt.Sprint(epmd)}, Env: env, User: account,
-		Ready: queuetest.Listening(queuetest.Loopback(epmd)),
+		Ready: queuetest.Listening(fmt.Sprintf("127.0.0.1:%d", epmd)),
 	})
 	s.Process = queuetest.Start(t, queuetest.Spec{
 		Args: []string{script}, Env: env, User: account,

@@ -37,7 +37,7 @@ func start(t testing.TB, args ...string) *server {
 	t.Cleanup(func() { _ = s.db.Close() })
 	s.Process = queuetest.Start(t, queuetest.Spec{
 		Args: append([]string{
-			queuetest.Program(t, "redis-server"), "--bind", "127.0.0.1", "--port", port,
+			queuetest.Program(t, "redis-server"), "--bind", queuetest.Host(), "--port", port,
 			"--requirepass", password, "--masterauth", password, "--save", "", "--dir", t.TempDir(),
 		}, args...),
 		Ready: func() error { return s.db.Ping(context.Background()).Err() },
@@ -179,24 +179,24 @@ func TestWhatElements(t *testing.T) {
 func TestSentinel(t *testing.T) {
 	master := start(t)
 	_, port, _ := strings.Cut(master.addr, ":")
-	replica := start(t, "--replicaof", "127.0.0.1", port)
+	replica := start(t, "--replicaof", queuetest.Host(), port)
 	must(t, master.db.RPush(t.Context(), "list", 1, 2, 3).Err())
 
 	dir := t.TempDir()
 	conf := filepath.Join(dir, "sentinel.conf")
 	must(t, os.WriteFile(conf, fmt.Appendf(nil, `
-		sentinel monitor gpu 127.0.0.1 %s 1
+		sentinel monitor gpu %s %s 1
 		sentinel auth-pass gpu %s
 		sentinel down-after-milliseconds gpu 500
 		sentinel failover-timeout gpu 2000
 		requirepass sentinel-Pass1
-	`, port, password), 0o600))
+	`, queuetest.Host(), port, password), 0o600))
 	addr := queuetest.Loopback(queuetest.FreePort(t))
 	_, sentinelPort, _ := strings.Cut(addr, ":")
 	sentinel := goredis.NewSentinelClient(&goredis.Options{Addr: addr, Password: "sentinel-Pass1"})
 	defer sentinel.Close()
 	queuetest.Start(t, queuetest.Spec{
-		Args: []string{queuetest.Program(t, "redis-server"), conf, "--sentinel", "--bind", "127.0.0.1", "--port", sentinelPort, "--dir", dir},
+		Args: []string{queuetest.Program(t, "redis-server"), conf, "--sentinel", "--bind", queuetest.Host(), "--port", sentinelPort, "--dir", dir},
 		Ready: func() error {
 			replicas, err := sentinel.Replicas(context.Background(), "gpu").Result()
 			if err == nil && (len(replicas) == 0 || replicas[0]["master-link-status"] != "ok") {
