@@ -32,6 +32,7 @@ type config struct {
 	Aliases   bool          // whether metrics go by dcgm-exporter's names too
 	instances instancesConfig
 	notices   noticesConfig
+	off       offConfig
 	LogLevel  slog.Level
 	Version   bool // print it and end
 
@@ -60,6 +61,7 @@ func flags(c *config) *flag.FlagSet {
 	f.BoolVar(&c.Aliases, "dcgm-aliases", false, "serve the metrics under the names of NVIDIA's dcgm-exporter too")
 	c.instances.flags(f)
 	c.notices.flags(f)
+	c.off.flags(f)
 	f.TextVar(&c.LogLevel, "log-level", slog.LevelInfo, "least `level` that is logged: debug, info, warn or error")
 	f.BoolVar(&c.Version, "version", false, "print the version and end")
 	f.Usage = func() {
@@ -146,7 +148,7 @@ func (c *config) validate() error {
 			}
 		}
 	}
-	errs = append(errs, c.instances.validate(c.token != "" || c.TLS.CA != ""), c.notices.validate(c.instances.Nomad))
+	errs = append(errs, c.instances.validate(c.token != "" || c.TLS.CA != ""), c.notices.validate(c.instances.Nomad), c.off.validate())
 	if err := checkToken(c.token); err != nil && c.TokenFile == "" {
 		bad("%sTOKEN: %w", envPrefix, err)
 	}

@@ -65,6 +65,7 @@ func serveHost(ctx context.Context, cfg config, log *slog.Logger) error {
 		answers.Consul = registration.State
 	}
 	servers.answer(&answers)
+	answers.Off = cfg.off.handler(cfg.Node, snapshot, log)
 	server := serve.Server(serve.Handler(answers))
 	server.ErrorLog = slog.NewLogLogger(log.Handler(), slog.LevelWarn)
 

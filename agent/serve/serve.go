@@ -1,5 +1,6 @@
-// Package serve answers over HTTP what the agent knows. It only reads: no
-// request changes anything, or makes the agent ask the driver.
+// Package serve answers over HTTP what the agent knows. Unless it is told
+// otherwise it only reads: no request changes anything, or makes the agent ask
+// the driver.
 package serve
 
 import (
@@ -14,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/gpupool/gpupool/internal/fleet"
+	"github.com/gpupool/gpupool/internal/offswitch"
 )
 
 // Config is what a handler needs.
@@ -30,6 +32,9 @@ type Config struct {
 	Aliases bool
 	// Instances is what is known of the model servers besides the snapshot.
 	Instances Instances
+	// Off takes orders to shut the host down; nil takes none. They are signed,
+	// which is more than a bearer token.
+	Off http.Handler
 }
 
 // inFlight is how many requests are answered at a time. More are refused.
@@ -40,6 +45,7 @@ const inFlight = 64
 //	GET /healthz      that the agent runs, whatever its GPUs do
 //	GET /v1/snapshot  a [fleet.Snapshot] as JSON
 //	GET /metrics      [Metrics] in Prometheus' text format
+//	POST /v1/off      package offswitch, if the agent has a key for it
 func Handler(cfg Config) http.Handler {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(
@@ -66,6 +72,9 @@ func Handler(cfg Config) http.Handler {
 	})))
 	cfg.Instances.handle(mux, cfg.Token)
 	mux.Handle("GET /metrics", authorized(cfg.Token, metrics))
+	if cfg.Off != nil {
+		mux.Handle("POST "+offswitch.Path, cfg.Off)
+	}
 	return bounded(mux)
 }
 

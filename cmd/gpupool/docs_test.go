@@ -16,7 +16,7 @@ var pages = map[string]string{"power": "power-command"}
 
 // tabled are the commands whose page has a table of all flags. Those that try
 // policies share their flags, and say them once.
-var tabled = []string{"status", "top", "host", "plan", "check", "power", "explain"}
+var tabled = []string{"status", "top", "host", "plan", "check", "power", "off", "explain"}
 
 // TestEveryFlagIsDocumented: each such command has a page, with each of its
 // flags and subcommands, and with no flag that there is not.

@@ -15,6 +15,9 @@ import (
 func main() {
 	if err := newRoot().Execute(); err != nil {
 		fmt.Fprintln(os.Stderr, "gpupool:", err)
+		if e, ok := errors.AsType[exit](err); ok {
+			os.Exit(e.status)
+		}
 		os.Exit(1)
 	}
 }
@@ -27,7 +30,7 @@ func newRoot() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newStatus(), newTop(), newPlan(), newHost(), newCheck(), newExplain(), newAdvise(), newPower(), newSimulate(), newTune())
+	root.AddCommand(newStatus(), newTop(), newPlan(), newHost(), newCheck(), newExplain(), newAdvise(), newPower(), newOff(), newSimulate(), newTune())
 	return root
 }
 
