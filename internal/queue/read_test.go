@@ -7,6 +7,7 @@ import (
 	"math"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -139,10 +140,10 @@ func TestBrokenSources(t *testing.T) {
 		t.Errorf("got %s, want %s", got, want)
 	}
 	synctest.Test(t, func(t *testing.T) {
-		calls := 0
+		var calls atomic.Int32
 		wake := make(chan struct{})
 		q := newQueue(Sum, 0, fake(func(context.Context) (Reading, error) {
-			calls++
+			calls.Add(1)
 			<-wake
 			return Reading{Waiting: 7}, nil
 		}), says(1))
@@ -153,8 +154,8 @@ func TestBrokenSources(t *testing.T) {
 				t.Errorf("got %s, want %q", got, want)
 			}
 		}
-		if calls != 1 || time.Since(began) != time.Second+grace {
-			t.Errorf("%d calls in %s", calls, time.Since(began))
+		if calls.Load() != 1 || time.Since(began) != time.Second+grace {
+			t.Errorf("%d calls in %s", calls.Load(), time.Since(began))
 		}
 		close(wake)
 		synctest.Wait()

@@ -179,7 +179,7 @@ func TestWhatElements(t *testing.T) {
 func TestSentinel(t *testing.T) {
 	master := start(t)
 	_, port, _ := strings.Cut(master.addr, ":")
-	replica := start(t, "--replicaof", queuetest.Host(), port)
+	replica := start(t, "--replicaof", queuetest.Host(), port, "--replica-announce-ip", queuetest.Host())
 	must(t, master.db.RPush(t.Context(), "list", 1, 2, 3).Err())
 
 	dir := t.TempDir()
