@@ -22,7 +22,7 @@ func TestSchedule(t *testing.T) {
 		floor   int
 		ceiling int
 	}{
-		{"2026-11-23 07:29", 0, 0, -1},              // a Monday, a minute before
+		{"2026-11-23 07:29", 0, 0, -1},                // a Monday, a minute before
 		{"2026-11-23 07:20", 10 * time.Minute, 6, -1}, // one lead time before
 		{"2026-11-23 07:30", 0, 6, -1},
 		{"2026-11-23 17:29", 0, 6, -1},

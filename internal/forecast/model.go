@@ -38,6 +38,8 @@ type Model struct {
 	cfg  Config
 	past *history
 
+	day, week int // steps since it was the same time of day
+
 	experts []expert
 	weight  []float64
 	said    ring // experts' forecasts, waiting for what comes
@@ -84,8 +86,8 @@ type expert struct {
 var experts = []expert{
 	{"now", func(m *Model, k int, level float64) float64 { return m.lag(k, m.cfg.Width, level) }},
 	{"level", func(m *Model, k int, level float64) float64 { return level }},
-	{"day", func(m *Model, k int, level float64) float64 { return m.seasonal(k, m.cfg.Day, level) }},
-	{"week", func(m *Model, k int, level float64) float64 { return m.seasonal(k, 7*m.cfg.Day, level) }},
+	{"day", func(m *Model, k int, level float64) float64 { return m.seasonal(k, m.day, level) }},
+	{"week", func(m *Model, k int, level float64) float64 { return m.seasonal(k, m.week, level) }},
 	{"regression", func(m *Model, k int, level float64) float64 {
 		v := m.learner.predict(m.features) * m.scale
 		return min(max(v, 0), 4*level+m.scale)
@@ -108,7 +110,7 @@ func New(cfg Config) *Model {
 	steps := cfg.Ahead + cfg.Long + 1
 	q := len(cfg.Quantiles)
 	m := &Model{
-		cfg: cfg, past: newHistory(7*cfg.Day + cfg.Hour + steps), experts: experts,
+		cfg: cfg, past: newHistory(7*cfg.Day + 3*cfg.Hour + steps), day: cfg.Day, week: 7 * cfg.Day, experts: experts,
 		said: newRing(steps, len(experts)), seen: newRing(steps, regressionFeatures), upper: newRing(steps, q), mixed: newRing(steps, 2),
 		learner: newRegression([]float64{0.5, 0.3, 0.2, 0, 0, 0, 0, 0, 0}, 1, 1-1/(7*float64(cfg.Day))),
 		resid:   newResiduals(2 * float64(cfg.Day)), shift: make([]float64, q),
@@ -118,6 +120,14 @@ func New(cfg Config) *Model {
 		m.weight = append(m.weight, 1/float64(len(experts)))
 	}
 	return m
+}
+
+// Periods says how many steps ago it was the same time of day yesterday, and a
+// week ago, where that is not Day and seven times Day: after the clocks were
+// changed. It holds for the next Add on.
+func (m *Model) Periods(day, week int) {
+	about := func(n, usual int) int { return min(max(n, usual-2*m.cfg.Hour), usual+2*m.cfg.Hour) }
+	m.day, m.week = about(day, m.cfg.Day), about(week, 7*m.cfg.Day)
 }
 
 // Add takes the next value; NaN is a hole.
@@ -226,7 +236,7 @@ func (m *Model) forecast(k int) {
 
 // look fills the regression's features.
 func (m *Model) look(k int, level float64) {
-	day, hour := m.cfg.Day, m.cfg.Hour
+	hour := m.cfg.Hour
 	to := k + m.cfg.Ahead
 	wide := max(10*hour/60, 1)
 	f := m.features
@@ -234,8 +244,8 @@ func (m *Model) look(k int, level float64) {
 	f[1] = level
 	f[2] = m.lag(k, 15*hour/60, level)
 	f[3] = m.lag(k, hour, level)
-	f[4], f[5] = m.then(to+wide/2-day, wide, level), m.then(k+wide/2-day, wide, level)
-	f[6], f[7] = m.then(to+wide/2-7*day, wide, level), m.then(k+wide/2-7*day, wide, level)
+	f[4], f[5] = m.then(to+wide/2-m.day, wide, level), m.then(k+wide/2-m.day, wide, level)
+	f[6], f[7] = m.then(to+wide/2-m.week, wide, level), m.then(k+wide/2-m.week, wide, level)
 	f[8] = m.scale
 	for i := range f {
 		f[i] /= max(m.scale, 1e-9)
@@ -286,6 +296,9 @@ func (m *Model) Recent(steps int) float64 { return m.lag(m.past.n-1, steps, 0) }
 
 // Matured is the number of forecasts that were compared with what came.
 func (m *Model) Matured() int { return m.matured }
+
+// Scale is the slow mean of the series, in its units.
+func (m *Model) Scale() float64 { return m.scale }
 
 // Spread is how far the mix was off lately, as a share.
 func (m *Model) Spread() float64 { return m.spread }

@@ -13,6 +13,7 @@ package plan
 import (
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -50,6 +51,13 @@ type Input struct {
 	// Starting has, for each replica of Count that does not serve yet, when
 	// it is expected to.
 	Starting []time.Time
+
+	// Floor is the least and Ceiling the most replicas that a schedule asks
+	// for now, within Min and Max; the floor is the stronger. FloorWhy and
+	// CeilingWhy are the entries that say so: where one is empty there is no
+	// such bound.
+	Floor, Ceiling       int
+	FloorWhy, CeilingWhy string
 }
 
 // Rules is what the operator asks for. Its zero value is not usable: Units
@@ -58,6 +66,27 @@ type Rules struct {
 	Units float64 // GPUs of a host, or slots of an instance; > 0
 	Min   int     // never fewer replicas, ≥ 0
 	Max   int     // never more replicas, ≥ Min
+
+	// Piece is the units that one piece of work takes at once, on one replica:
+	// the GPUs of an instance, where replicas are hosts. Then only as many
+	// units of a replica count as whole pieces fill. 0 means that work can be
+	// split at will.
+	Piece float64
+	// Spare is replicas that are kept beyond what is needed, warm.
+	Spare int
+	// StepUp and StepDown are the most replicas by which one decision raises
+	// or lowers the count; 0 means any.
+	StepUp, StepDown int
+	// Zone is the IANA name of the time zone that demand lives in: a day
+	// there has 23 or 25 hours twice a year. Empty means UTC.
+	Zone string
+
+	// RequestCost is what one late piece of work costs, and ReplicaPrice what
+	// an hour of a replica does, in the same money. With both the newsvendor's
+	// quantile decides instead of SLO. Service is then the mean time of one
+	// piece of work.
+	RequestCost, ReplicaPrice float64
+	Service                   time.Duration
 
 	// Lead is the time from wanting a replica to its first work served.
 	Lead time.Duration
@@ -103,6 +132,9 @@ func (r Rules) withDefaults() Rules {
 			*d = v
 		}
 	}
+	if r.Piece > 0 {
+		r.Units = math.Floor(r.Units/r.Piece+1e-9) * r.Piece
+	}
 	or(&r.Smooth, 2*time.Minute)
 	or(&r.DrainTime, time.Minute)
 	or(&r.ScaleInAfter, max(r.Lead, 15*time.Minute))
@@ -127,6 +159,12 @@ func (r Rules) Validate() error {
 		}
 	}
 	bad(r.Units > 0 && r.Units < 1e9, "units per replica is %v: must be above 0", r.Units)
+	bad(r.Piece >= 0 && r.Piece <= r.Units, "units of a piece of work are %v: must be 0 or more, and no more than the %v of a replica", r.Piece, r.Units)
+	bad(r.Spare >= 0 && r.StepUp >= 0 && r.StepDown >= 0, "spare %d, steps %d up and %d down: must not be negative", r.Spare, r.StepUp, r.StepDown)
+	_, err := time.LoadLocation(r.Zone)
+	bad(err == nil && !strings.EqualFold(r.Zone, "local"), "time zone %q: give an IANA name such as Europe/Berlin", r.Zone)
+	bad(r.RequestCost >= 0 && r.ReplicaPrice >= 0 && r.RequestCost <= 1e9 && r.ReplicaPrice <= 1e9, "cost of a late request %v and price of a replica %v: must be 0 to 1e9", r.RequestCost, r.ReplicaPrice)
+	bad(r.RequestCost == 0 || r.ReplicaPrice > 0 && r.Service > 0, "a cost of late requests needs the price of a replica-hour and the mean service time")
 	bad(r.Min >= 0, "min is %d: must be 0 or more", r.Min)
 	bad(r.Max >= r.Min, "max %d is below min %d", r.Max, r.Min)
 	bad(r.SLO >= 0 && r.SLO < 1, "slo is %v: must be above 0 and below 1", r.SLO)
@@ -137,7 +175,7 @@ func (r Rules) Validate() error {
 		v    time.Duration
 	}{
 		{"lead time", r.Lead}, {"interval", r.Interval}, {"smoothing", r.Smooth}, {"drain time", r.DrainTime},
-		{"scale-in delay", r.ScaleInAfter}, {"stale time", r.StaleAfter},
+		{"scale-in delay", r.ScaleInAfter}, {"stale time", r.StaleAfter}, {"service time", r.Service},
 	} {
 		bad(d.v >= 0, "%s is %s: must not be negative", d.name, d.v)
 	}

@@ -22,6 +22,8 @@ type Planner struct {
 	last   demand.Point // newest point taken in
 	seen   int          // points taken in
 	bucket bucket
+	zeros  zeros
+	zone   *time.Location // nil for UTC
 	model  *forecast.Model
 	replay *replay
 }
@@ -42,6 +44,8 @@ var quantiles = []float64{0.3, 0.5, 0.65, 0.8, 0.9, 0.95, 0.98, 0.995}
 type target struct {
 	quantile    int     // index in quantiles of the forecast; -1 for none
 	utilization float64 // of the recent load, where there is no quantile
+	probability float64 // of the quantile
+	beyond      float64 // share of the way to the next quantile
 }
 
 // targets are all of them, from bold to cautious within each kind. The plain
@@ -49,10 +53,10 @@ type target struct {
 // replay finds that out.
 var targets = func() (all []target) {
 	for _, u := range []float64{1, 0.9, 0.8, 0.7, 0.6, 0.45, 0.3, 0.2} {
-		all = append(all, target{-1, u})
+		all = append(all, target{quantile: -1, utilization: u})
 	}
-	for i := range quantiles {
-		all = append(all, target{i, 0})
+	for i, q := range quantiles {
+		all = append(all, target{quantile: i, probability: q})
 	}
 	return all
 }()
@@ -64,7 +68,11 @@ const defaultTarget = 13
 // units is the target now.
 func (t target) units(m *forecast.Model) float64 {
 	if t.quantile >= 0 {
-		return m.Quantiles()[t.quantile]
+		v := m.Quantiles()[t.quantile]
+		if t.beyond > 0 {
+			v += t.beyond * (m.Quantiles()[t.quantile+1] - v)
+		}
+		return v
 	}
 	return m.Recent(recentSteps) / t.utilization
 }
@@ -72,7 +80,7 @@ func (t target) units(m *forecast.Model) float64 {
 // String says what is planned for.
 func (t target) String() string {
 	if t.quantile >= 0 {
-		return fmt.Sprintf("with probability %g no more", quantiles[t.quantile])
+		return fmt.Sprintf("with probability %.4g no more", t.probability)
 	}
 	return fmt.Sprintf("the load now at %g %% utilization", 100*t.utilization)
 }
@@ -84,6 +92,9 @@ func NewPlanner(r Rules) *Planner {
 	if r.ScaleInAfter > 0 { // the operator chose
 		p.holds = []time.Duration{min(r.ScaleInAfter, 24*time.Hour)}
 	}
+	if p.invalid == nil && r.Zone != "" {
+		p.zone, p.invalid = location(r.Zone)
+	}
 	p.reset()
 	return p
 }
@@ -91,8 +102,8 @@ func NewPlanner(r Rules) *Planner {
 // reset forgets everything.
 func (p *Planner) reset() {
 	r := p.rules
-	p.last, p.seen, p.bucket = demand.Point{}, 0, bucket{}
-	if p.invalid != nil {
+	p.last, p.seen, p.bucket, p.zeros = demand.Point{}, 0, bucket{}, zeros{}
+	if p.invalid != nil || p.far() {
 		return
 	}
 	minute := int(time.Minute / step)
@@ -105,28 +116,55 @@ func (p *Planner) reset() {
 	p.replay = newReplay(r, p.holds)
 }
 
+// far says whether the lead time, or the time between decisions, is beyond what
+// is forecast.
+func (p *Planner) far() bool { return p.rules.Lead > day || p.rules.Interval > day }
+
+// location is the zone of that name.
+func location(name string) (*time.Location, error) {
+	z, err := time.LoadLocation(name)
+	if err != nil {
+		return nil, fmt.Errorf("time zone: %w", err)
+	}
+	return z, nil
+}
+
 // Decide answers how many replicas are needed now, like the function of the
 // same name. The series of in may begin later than those of the call before;
 // where they tell the past otherwise, the planner begins anew.
 func (p *Planner) Decide(in Input) Decision {
+	r := in.within(p.rules)
 	if p.invalid != nil {
-		return simple(in, p.rules)
+		return simple(in, r)
+	}
+	if p.far() {
+		d := simple(in, r)
+		d.Reason += "; nothing is forecast more than a day ahead"
+		return d
 	}
 	flow := len(in.Load) > 0 && in.Service > 0
 	signal := in.Demand
 	if flow {
 		signal = in.Load
 	}
-	if why := unusable(signal, in.Now, p.rules); why != "" {
-		return hold(in, p.rules, why)
+	if why := unusable(signal, in.Now, r); why != "" {
+		return hold(in, r, why)
 	}
 	p.take(signal.Window(time.Time{}, in.Now), flow)
-	if p.model.Matured() < enough {
-		d := simple(in, p.rules)
+	switch {
+	case p.zeros.doubted():
+		return hold(in, r, p.zeros.why())
+	case p.model.Matured() < enough:
+		d := simple(in, r)
 		d.Reason += "; too little history for a forecast yet"
 		return d
+	case !flow && capped(signal, in, r):
+		r.Utilization *= cappedRoom
+		d := simple(in, r)
+		d.Reason += "; demand lies flat at what can be served, which looks like a limit of what is measured: measure what waits too"
+		return d
 	}
-	return p.predict(in, signal)
+	return p.predict(in, signal, r)
 }
 
 // enough is the number of forecasts that must have matured before one is
@@ -154,8 +192,21 @@ func (p *Planner) take(s demand.Series, flow bool) {
 
 // value takes in the next value of the evenly spaced series.
 func (p *Planner) value(v float64) {
+	if p.zone != nil {
+		p.model.Periods(p.period(day), p.period(7*day))
+	}
+	v = p.zeros.see(v, p.model)
 	p.model.Add(v)
 	p.replay.add(v, p.model)
+}
+
+// period is how long ago it was the same time of day, about so long ago, in
+// steps.
+func (p *Planner) period(about time.Duration) int {
+	now := p.bucket.end.In(p.zone)
+	_, is := now.Zone()
+	_, was := now.Add(-about).Zone()
+	return int((about - time.Duration(is-was)*time.Second) / step)
 }
 
 // bucket turns samples into values at even distances.
@@ -208,11 +259,11 @@ func (b *bucket) flush(pass func(float64)) {
 	pass(b.last)
 }
 
-// predict is the decision with a forecast.
-func (p *Planner) predict(in Input, signal demand.Series) Decision {
-	r, m, c := p.rules, p.model, p.replay.chosen()
+// predict is the decision with a forecast; r is the rules as they are now.
+func (p *Planner) predict(in Input, signal demand.Series, r Rules) Decision {
+	m, c := p.model, p.replay.chosen()
 	s := p.replay.seen(m)
-	s.target = targets[c.target].units(m)
+	s.target = p.replay.targets[c.target].units(m)
 	age := 0.0
 	for _, at := range in.Starting {
 		age += max(r.Lead.Seconds()-max(at.Sub(in.Now).Seconds(), 0), 0)
@@ -227,7 +278,7 @@ func (p *Planner) predict(in Input, signal demand.Series) Decision {
 	out, drain := s.out(r, c)
 	if !p.flow { // work that holds its unit until it ends needs one of its own
 		if last, ok := signal.Last(); ok {
-			out = max(out, ceil(last.Value/(r.Units*r.Utilization)))
+			out = max(out, ceil(last.Value/(r.Units*r.Utilization))+r.Spare)
 		}
 	}
 	keep := p.replay.keep(p.replay.own(), c)
@@ -242,14 +293,14 @@ func (p *Planner) predict(in Input, signal demand.Series) Decision {
 	if n, better := p.replay.static(); better && want <= n {
 		want, rule = n, RuleStatic
 	}
-	d := Decision{Count: clamp(want, r), Rule: rule}
+	d := Decision{Count: bounded(want, in, r), Rule: rule}
 	d.Terms = p.terms(s, c, waiting, drain)
 	d.Terms = append(d.Terms,
 		Term{"out", float64(out), "replicas", "for the forecast and the queue"},
 		Term{"keep", float64(keep), "replicas", fmt.Sprintf("most that forecasts asked for in the last %s", short(c.hold))},
 		Term{"count", float64(in.Count), "replicas", "wanted until now"},
 		Term{"want", float64(d.Count), "replicas", ""})
-	d.Reason = p.sentence(in, d, s, c, want, out, keep, drain, why)
+	d.Reason = p.sentence(in, r, d, s, c, want, out, keep, drain, why)
 	return d
 }
 
@@ -258,17 +309,17 @@ const recentSteps = int(2 * time.Minute / step)
 
 // terms are the numbers that the forecast and the replay put in.
 func (p *Planner) terms(s situation, c candidate, waiting, drain float64) []Term {
-	q := targets[c.target].quantile
-	if q < 0 {
-		q = targets[defaultTarget].quantile
+	q := p.replay.targets[c.target]
+	if q.quantile < 0 {
+		q = targets[defaultTarget]
 	}
 	own := p.replay.own()
 	terms := []Term{
 		{"recent", s.recent, "units", "mean of the last two minutes"},
 		{"expected", s.center, "units", "the experts' mix, one lead time ahead"},
-		{TermForecast, p.model.Quantiles()[q], "units", "upper quantile one lead time ahead"},
-		{TermQuantile, quantiles[q], "", "of that forecast"},
-		{"target", s.target, "units", targets[c.target].String()},
+		{TermForecast, q.units(p.model), "units", "upper quantile one lead time ahead"},
+		{TermQuantile, q.probability, "", "of that forecast"},
+		{"target", s.target, "units", p.replay.targets[c.target].String()},
 		{"waiting", waiting, "units", "in the queue now"},
 		{"drain", drain, "units", "capacity to be rid of the backlog one lead time ahead"},
 		{"drain_time", c.drainTime(p.rules).Seconds(), "s", "in which it shall be gone"},
@@ -296,9 +347,8 @@ func (p *Planner) whyKeep(in Input, signal demand.Series, c candidate, waited bo
 }
 
 // sentence says what was decided in words that need no legend.
-func (p *Planner) sentence(in Input, d Decision, s situation, c candidate, want, out, keep int, drain float64, why string) string {
-	r := p.rules
-	need := fmt.Sprintf("%s will be needed in %s (%s)", number(s.target), short(r.Lead), targets[c.target])
+func (p *Planner) sentence(in Input, r Rules, d Decision, s situation, c candidate, want, out, keep int, drain float64, why string) string {
+	need := fmt.Sprintf("%s will be needed in %s (%s)", number(s.target), short(r.Lead), p.replay.targets[c.target])
 	if drain > 0 {
 		need += fmt.Sprintf(" and %s to drain the queue", number(drain))
 	}
@@ -318,13 +368,7 @@ func (p *Planner) sentence(in Input, d Decision, s situation, c candidate, want,
 	default:
 		text = fmt.Sprintf("keeping %d: %s", d.Count, need)
 	}
-	switch {
-	case d.Count < want:
-		text += fmt.Sprintf("; max %d limits the %d wanted", r.Max, want)
-	case d.Count > want:
-		text += fmt.Sprintf("; min %d", r.Min)
-	}
-	return text
+	return text + limits(in, r, d.Count, want)
 }
 
 // queue is the units that wait now, and whether any waited for a good part of

@@ -21,12 +21,12 @@ const (
 // surge tries each candidate on a load that is steady but for one half wave
 // and returns what share of a day's work would have been late.
 func (p *replay) surge() []float64 {
-	q := &replay{rules: p.rules, candidates: p.candidates, holds: p.holds, decideEach: p.decideEach, weight: 1}
-	q.rules.Min, q.rules.Max = 0, math.MaxInt32
+	q := &replay{rules: p.rules, targets: p.targets, candidates: p.candidates, holds: p.holds, decideEach: p.decideEach, weight: 1}
+	q.rules.Min, q.rules.Max, q.rules.Spare = 0, math.MaxInt32, 0
 	q.fill()
 	level := surgeReplicas * q.rules.Units
 	for i, c := range q.candidates {
-		q.pools[i].ready = ceil(surgeReplicas * targets[c.target].margin() / q.rules.Utilization)
+		q.pools[i].ready = ceil(surgeReplicas * q.targets[c.target].margin() / q.rules.Utilization)
 	}
 	before, after := int(30*time.Minute/step), int(2*time.Hour/step)+steps(q.rules.Lead)
 	load := make([]float64, before+surgeSteps+after)
@@ -40,7 +40,7 @@ func (p *replay) surge() []float64 {
 	for q.k = 10; q.k < len(load); q.k++ {
 		now := mean(load[q.k+1-recentSteps : q.k+1])
 		s := situation{recent: now, center: now, rise: mean(load[q.k+1-minute:q.k+1]) - mean(load[q.k+1-5*minute:q.k+1])}
-		for i, t := range targets {
+		for i, t := range q.targets {
 			q.base[i] = clamp(ceil(now*t.margin()/(q.rules.Units*q.rules.Utilization)), q.rules)
 			for h := range q.holds {
 				q.most[i*len(q.holds)+h].add(q.base[i])
@@ -51,7 +51,7 @@ func (p *replay) surge() []float64 {
 			w.serve(q, load[q.k], true)
 			w.advance(q.k)
 			if q.k%q.decideEach == 0 {
-				s.target = now * targets[c.target].margin()
+				s.target = now * q.targets[c.target].margin()
 				q.decide(w, c, s)
 			}
 		}
@@ -70,7 +70,7 @@ func (t target) margin() float64 {
 	if t.quantile < 0 {
 		return 1 / t.utilization
 	}
-	return math.Exp(surgeSpread * math.Sqrt2 * math.Erfinv(2*quantiles[t.quantile]-1))
+	return math.Exp(surgeSpread * math.Sqrt2 * math.Erfinv(2*t.probability-1))
 }
 
 func mean(values []float64) float64 {

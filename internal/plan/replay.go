@@ -61,7 +61,7 @@ func (s situation) out(r Rules, c candidate) (n int, drain float64) {
 	if drain > 0 {
 		need = max(need, s.center+drain)
 	}
-	return ceil(need / r.Units), drain
+	return ceil(need/r.Units) + r.Spare, drain
 }
 
 // replay tries every candidate on the demand that came, in pools that exist in
@@ -69,6 +69,7 @@ func (s situation) out(r Rules, c candidate) (n int, drain float64) {
 // kept the promise.
 type replay struct {
 	rules      Rules
+	targets    []target
 	candidates []candidate
 	pools      []pool   // one for each candidate, and one that follows the choices as they are made
 	base       []int    // replicas for each target
@@ -120,8 +121,14 @@ const (
 func newReplay(r Rules, holds []time.Duration) *replay {
 	p := &replay{rules: r, weight: 1, grow: math.Exp2(float64(step) / float64(halfLife)), decideEach: max(int(r.Interval/step), 1)}
 	p.holds = holds
-	for q := range targets {
-		for _, m := range manners {
+	p.targets = targets
+	ways := manners
+	if r.RequestCost > 0 { // it says what reserve is worth
+		p.targets, ways = []target{newsvendor(r)}, manners[1:2]
+		p.holds = p.holds[len(p.holds)/2 : len(p.holds)/2+1]
+	}
+	for q := range p.targets {
+		for _, m := range ways {
 			for h, hold := range p.holds {
 				p.candidates = append(p.candidates, candidate{q, m, hold, h})
 			}
@@ -129,7 +136,7 @@ func newReplay(r Rules, holds []time.Duration) *replay {
 	}
 	p.fill()
 	for i, c := range p.candidates {
-		if c.target == defaultTarget && c.name == "calm" && c.holds == len(p.holds)/2 {
+		if len(p.targets) > 1 && c.target == defaultTarget && c.name == "calm" && c.holds == len(p.holds)/2 {
 			p.choice = i
 		}
 	}
@@ -144,8 +151,8 @@ func (p *replay) fill() {
 		p.pools[i].due = make([]int, lead)
 		p.pools[i].waited = math.MinInt32
 	}
-	p.base = make([]int, len(targets))
-	for range targets {
+	p.base = make([]int, len(p.targets))
+	for range p.targets {
 		for _, h := range p.holds {
 			p.most = append(p.most, newWindow(steps(h)))
 		}
@@ -154,6 +161,20 @@ func (p *replay) fill() {
 
 // own is the pool that follows the choices as they are made.
 func (p *replay) own() *pool { return &p.pools[len(p.candidates)] }
+
+// newsvendor is the quantile at which one more replica costs as much as it
+// saves: too few for a lead time make late what the missing would have served
+// in half of it, too many stand idle for as long as surplus stays.
+func newsvendor(r Rules) target {
+	idle := r.ReplicaPrice * max(r.Lead, 15*time.Minute).Hours()
+	late := r.RequestCost * r.Units * (r.Lead / 2).Seconds() / r.Service.Seconds()
+	q := min(max(late/(late+idle), quantiles[0]), quantiles[len(quantiles)-1])
+	i := 0
+	for i+2 < len(quantiles) && quantiles[i+1] <= q {
+		i++
+	}
+	return target{quantile: i, probability: q, beyond: (q - quantiles[i]) / (quantiles[i+1] - quantiles[i])}
+}
 
 // chosen is the candidate to decide by.
 func (p *replay) chosen() candidate { return p.candidates[p.choice] }
@@ -172,9 +193,9 @@ func (p *replay) keep(w *pool, c candidate) int {
 // already made its forecast from v.
 func (p *replay) add(v float64, m *forecast.Model) {
 	r := p.rules
-	for i, t := range targets {
+	for i, t := range p.targets {
 		q := t.units(m)
-		p.base[i] = clamp(ceil(q/(r.Units*r.Utilization)), r)
+		p.base[i] = clamp(ceil(q/(r.Units*r.Utilization))+r.Spare, r)
 		for h := range p.holds {
 			p.most[i*len(p.holds)+h].add(p.base[i])
 		}
@@ -191,7 +212,7 @@ func (p *replay) add(v float64, m *forecast.Model) {
 		}
 		w.advance(p.k)
 		if p.k%p.decideEach == 0 {
-			s.target = targets[c.target].units(m)
+			s.target = p.targets[c.target].units(m)
 			p.decide(w, c, s)
 		}
 	}

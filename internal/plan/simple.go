@@ -50,11 +50,11 @@ func simple(in Input, r Rules) Decision {
 		term("backlog", late, "units", "expected to wait once a replica started now serves")
 		term("drain", drain, "units", "capacity to be rid of the backlog in the drain time")
 	}
-	out := ceil((now + drain*r.Utilization) / perReplica)
+	out := ceil((now+drain*r.Utilization)/perReplica) + r.Spare
 	term("out", float64(out), "replicas", "need now and queue")
 
 	held, why := surplus(past, in, r, flow)
-	keep := ceil(held / perReplica)
+	keep := ceil(held/perReplica) + r.Spare
 	term("keep", float64(keep), "replicas", fmt.Sprintf("most needed in the last %s", short(r.ScaleInAfter)))
 
 	want := out
@@ -64,11 +64,55 @@ func simple(in Input, r Rules) Decision {
 	case out < in.Count:
 		want = min(in.Count, max(out, keep))
 	}
-	d.Count = clamp(want, r)
+	d.Count = bounded(want, in, r)
 	term("count", float64(in.Count), "replicas", "wanted until now")
 	term("want", float64(d.Count), "replicas", "")
 	d.Reason = sentence(in, r, d.Count, want, out, now, drain, name, why)
 	return d
+}
+
+// bounded is the wanted count within the steps that one decision may take, and
+// within min and max, which are the stronger.
+func bounded(want int, in Input, r Rules) int {
+	if r.StepUp > 0 {
+		want = min(want, max(in.Count, 0)+r.StepUp)
+	}
+	if r.StepDown > 0 {
+		want = max(want, in.Count-r.StepDown)
+	}
+	return clamp(want, r)
+}
+
+// within narrows min and max to what the schedule says now.
+func (in Input) within(r Rules) Rules {
+	most := r.Max
+	if in.CeilingWhy != "" {
+		r.Max = clamp(in.Ceiling, r)
+	}
+	if in.FloorWhy != "" {
+		r.Min = min(max(in.Floor, r.Min), most)
+		r.Max = max(r.Max, r.Min)
+	}
+	return r
+}
+
+// limits says what kept the count from being what was wanted.
+func limits(in Input, r Rules, count, want int) string {
+	switch {
+	case count < want && count == r.Max && in.CeilingWhy != "":
+		return fmt.Sprintf("; max %d limits the %d wanted (schedule %q)", r.Max, want, in.CeilingWhy)
+	case count < want && count == r.Max:
+		return fmt.Sprintf("; max %d limits the %d wanted", r.Max, want)
+	case count > want && count == r.Min && in.FloorWhy != "":
+		return fmt.Sprintf("; min %d (schedule %q)", r.Min, in.FloorWhy)
+	case count > want && count == r.Min:
+		return fmt.Sprintf("; min %d", r.Min)
+	case count < want:
+		return fmt.Sprintf("; %d more at once of the %d wanted", count-in.Count, want)
+	case count > want:
+		return fmt.Sprintf("; %d fewer at once, down to %d", in.Count-count, want)
+	}
+	return ""
 }
 
 // unusable says why the signal cannot be acted on; "" when it can.
@@ -185,13 +229,7 @@ func sentence(in Input, r Rules, count, want, out int, now, drain float64, name,
 	default:
 		s = fmt.Sprintf("keeping %d: %s", count, need)
 	}
-	switch {
-	case count < want:
-		s += fmt.Sprintf("; max %d limits the %d wanted", r.Max, want)
-	case count > want:
-		s += fmt.Sprintf("; min %d", r.Min)
-	}
-	return s
+	return s + limits(in, r, count, want)
 }
 
 func clamp(n int, r Rules) int { return max(min(n, r.Max), r.Min) }

@@ -17,7 +17,7 @@ import (
 
 const (
 	magic   = "gpupool-decisions"
-	version = 1
+	version = 2
 
 	maxLine  = 1 << 20 // bytes, the line's end included
 	maxChunk = 4096    // samples of one series in a line
@@ -41,12 +41,28 @@ type line struct {
 	Rules    json.RawMessage `json:"rules,omitempty"`
 	Service  string          `json:"service,omitempty"` // a duration
 	Starting []time.Time     `json:"starting,omitempty"`
+	Floor    *bound          `json:"floor,omitempty"`
+	Ceiling  *bound          `json:"ceiling,omitempty"`
 	Demand   *samples        `json:"demand,omitempty"`
 	Load     *samples        `json:"load,omitempty"`
 	Queue    *samples        `json:"queue,omitempty"`
 
 	Approximate bool `json:"approximate,omitempty"` // the series cannot be rebuilt to the last sample
 	Lost        int  `json:"lost,omitempty"`        // decisions before this one that were not written
+}
+
+// bound is a floor or a ceiling that a schedule asked for. Since version 2.
+type bound struct {
+	Count int    `json:"count"`
+	Why   string `json:"why,omitempty"`
+}
+
+// newBound is the bound, or nil where there is none.
+func newBound(n int, why string) *bound {
+	if n == 0 && why == "" {
+		return nil
+	}
+	return &bound{n, why}
 }
 
 // samples is a series as one decision saw it: so many samples from the first

@@ -217,8 +217,8 @@ func (d *reader) take(v line, place string) error {
 		if v.Log != magic {
 			return fmt.Errorf("the header says %q: expected %q", v.Log, magic)
 		}
-		if v.Version != version {
-			return errEach{fmt.Errorf("%s: %w: it has version %d of the format, by %q, and this gpupool reads version %d: use one that is as new",
+		if v.Version < 1 || v.Version > version {
+			return errEach{fmt.Errorf("%s: %w: it has version %d of the format, by %q, and this gpupool reads up to version %d: use one that is as new",
 				place, ErrLog, v.Version, v.Program, version)}
 		}
 		d.program, d.headed = v.Program, true
@@ -272,6 +272,12 @@ func (r *Read) decode(v line) (err error) {
 		return errors.New(`"at" is missing`)
 	}
 	r.Input.Now, r.Input.Count, r.Input.Starting = v.At, v.Count, v.Starting
+	if v.Floor != nil {
+		r.Input.Floor, r.Input.FloorWhy = v.Floor.Count, v.Floor.Why
+	}
+	if v.Ceiling != nil {
+		r.Input.Ceiling, r.Input.CeilingWhy = v.Ceiling.Count, v.Ceiling.Why
+	}
 	if v.Service != "" {
 		if r.Input.Service, err = time.ParseDuration(v.Service); err != nil {
 			return fmt.Errorf("service: %w", err)

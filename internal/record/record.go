@@ -4,7 +4,7 @@
 // # The file
 //
 // A decision log is JSON lines. Each opening of the file writes a header line,
-// {"log":"gpupool-decisions","version":1,…}; every other line is a decision
+// {"log":"gpupool-decisions","version":2,…}; every other line is a decision
 // with its rules, its terms and the samples that are new since the line before
 // it of the same stream. A stream is one check of one pool. From the samples
 // of all lines the reader rebuilds the series that each decision saw: every

@@ -431,7 +431,7 @@ func TestMistakesNameFileAndLine(t *testing.T) {
 		{"no header", good, "f:1: invalid decision log: there is no header"},
 		{"another file", "offset_s,arrivals\n0,1\n", "f:1: invalid decision log: not a JSON object"},
 		{"torn in the middle", head + good[:40] + "\n" + good, "f:2: invalid decision log: not a JSON object"},
-		{"a newer version", `{"log":"gpupool-decisions","version":2,"program":"gpupool v9","more":1}` + "\n" + good, `f:1: invalid decision log: it has version 2 of the format, by "gpupool v9"`},
+		{"a newer version", `{"log":"gpupool-decisions","version":9,"program":"gpupool v9","more":1}` + "\n" + good, `f:1: invalid decision log: it has version 9 of the format, by "gpupool v9"`},
 		{"another log", `{"log":"access","version":1}` + "\n" + good, `f:1: invalid decision log: the header says "access"`},
 		{"an unknown member", head + `{"check":"c","colour":"red"}` + "\n" + good, `f:2: invalid decision log: json: unknown field "colour"`},
 		{"two objects", head + `{"check":"c"}{"check":"c"}` + "\n" + good, "f:2: invalid decision log: 13 bytes after"},

@@ -88,6 +88,7 @@ func (k *known) lines(e Entry, lost int) ([]byte, error) {
 		Demand: newSamples(e.Input.Demand, d), Load: newSamples(e.Input.Load, l), Queue: newSamples(e.Input.Queue, q),
 		Approximate: !dok || !lok || !qok, Lost: lost,
 	}
+	v.Floor, v.Ceiling = newBound(e.Input.Floor, e.Input.FloorWhy), newBound(e.Input.Ceiling, e.Input.CeilingWhy)
 	if e.Input.Service != 0 {
 		v.Service = e.Input.Service.String()
 	}

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"time"
 
+	"github.com/gpupool/gpupool/internal/calendar"
 	"github.com/gpupool/gpupool/internal/plan"
 	"github.com/gpupool/gpupool/internal/pluginconfig"
 	"github.com/gpupool/gpupool/internal/record"
@@ -23,6 +24,8 @@ type Settings struct {
 	Act   bool          // false: only say what would be done
 	Pool  string        // its name in the decision log; may be empty
 	Log   record.Config // no decision log where its path is empty
+
+	Schedule *calendar.Schedule // floors and ceilings at their times; never nil
 }
 
 // CheckDefaults reports what is wrong with the plugin's own configuration,
@@ -50,6 +53,12 @@ func Read(defaults, check map[string]string) (Settings, error) {
 // returns what r has for them.
 func Declare(r pluginconfig.Reader) Settings {
 	s := declare(r, true)
+	if s.Rules.RequestCost > 0 && (s.Rules.ReplicaPrice == 0 || s.Rules.Service == 0) {
+		r.Reject("cost_per_late_request", "has nothing to be weighed against", "give replica_price and service_time too")
+	}
+	if s.Rules.Piece > s.Rules.Units {
+		r.Reject("units_per_instance", "is more than units", "give the units that one instance takes on one host")
+	}
 	if s.Rules.Max < s.Rules.Min {
 		r.Reject("max", "is below min", "the autoscaler does not tell a strategy the policy's min and max: repeat both here")
 	}
@@ -57,7 +66,32 @@ func Declare(r pluginconfig.Reader) Settings {
 }
 
 func declare(r pluginconfig.Reader, required bool) Settings {
-	return Settings{Rules: declareRules(r, required), Act: declareMode(r), Pool: declarePool(r), Log: declareLog(r)}
+	s := Settings{Rules: declareRules(r, required), Act: declareMode(r), Pool: declarePool(r), Log: declareLog(r)}
+	s.Schedule, s.Rules.Zone = declareSchedule(r)
+	return s
+}
+
+// declareSchedule is what the operator knows of the calendar.
+func declareSchedule(r pluginconfig.Reader) (*calendar.Schedule, string) {
+	schedule := r.String("schedule", "", "Floors and ceilings at times, with semicolons between: 30 7 * * 1-5 for 10h: min 6, not on holidays; 0 22 * * * for 8h: max 2. Each begins by a cron expression (minute, hour, day, month, weekday) in time_zone. A floor is there when its time begins: it is asked for one lead_time before. A floor is stronger than a ceiling, min and max are stronger than both.")
+	zone := r.String("time_zone", "", "IANA name, such as Europe/Berlin, of the time that the schedule is in and that demand follows: the day before is compared by its clock, also where the clocks were changed. Empty: UTC.")
+	holidays := r.String("holidays", "", "Dates, such as 2026-12-25 2026-12-26, for entries of the schedule that end with \"on holidays\" or \"not on holidays\".")
+	s, err := calendar.Parse(schedule, zone, holidays)
+	if err != nil {
+		for _, e := range apart(err) {
+			r.Reject("schedule", e.Error(), "see the example in the reference")
+		}
+		return &calendar.Schedule{}, ""
+	}
+	return s, zone
+}
+
+// apart is the errors that were joined in err.
+func apart(err error) []error {
+	if all, ok := err.(interface{ Unwrap() []error }); ok {
+		return all.Unwrap()
+	}
+	return []error{err}
 }
 
 func declareMode(r pluginconfig.Reader) bool {
@@ -94,6 +128,11 @@ func declareRules(r pluginconfig.Reader, required bool) plan.Rules {
 		Min:   r.Int("min", 0, "Never fewer. Repeat the policy's min: the autoscaler does not tell a strategy.", setting.Between(0, 1_000_000)),
 		Max:   r.Int("max", most, "Never more. Repeat the policy's max.", setting.Between(0, 1_000_000)),
 
+		Piece:    r.Float("units_per_instance", 0, "Where hosts are counted: the GPUs that one instance takes, all on one host. Only as many GPUs of a host count as whole instances fill. 0: work can be split at will.", setting.Between(0, 1e6)),
+		Spare:    r.Int("spare", 0, "How many are kept beyond what is needed, warm.", setting.Between(0, 1_000_000)),
+		StepUp:   r.Int("max_step_up", 0, "Most that one decision adds; 0: any number. For power circuits and image stores that cannot take many starts at once.", setting.Between(0, 1_000_000)),
+		StepDown: r.Int("max_step_down", 0, "Most that one decision lets go; 0: any number.", setting.Between(0, 1_000_000)),
+
 		Lead:         duration("lead_time", 5*time.Minute, "From wanting one to its first work: power-on, boot and model load together."),
 		Interval:     duration("interval", 10*time.Second, "Time between decisions: the policy's evaluation_interval."),
 		ScaleInAfter: duration("scale_in_after", 0, "How long one must have been surplus before it goes. 0s lets the replay of the past choose between 5m, 15m and 30m, or means the longer of lead_time and 15m while there is too little of it. The check's query_window must be at least as long."),
@@ -104,5 +143,9 @@ func declareRules(r pluginconfig.Reader, required bool) plan.Rules {
 		Wait:     duration("slo_wait", time.Minute, "Longest that work may wait and still be on time."),
 		LateCost: r.Float("late_cost", 0, "What work that is late beyond what slo allows costs, as so many times the capacity that serves it. 0 means 100 for each minute of lead_time, and at least 500. Less lets go sooner of the reserve that a jump left behind.", setting.Between(0, 1e6)),
 		Wear:     duration("wear", 10*time.Minute, "What one start costs beyond the time it takes, as so much time of a running one. More means fewer power cycles and more idle time."),
+
+		RequestCost:  r.Float("cost_per_late_request", 0, "What one request that is late costs, in the money of replica_price. With it the newsvendor's quantile decides how much is kept in reserve, instead of slo: more cost never means less capacity.", setting.Between(0, 1e9)),
+		ReplicaPrice: r.Float("replica_price", 0, "What one of them costs an hour. Only for cost_per_late_request.", setting.Between(0, 1e9)),
+		Service:      duration("service_time", 0, "Mean time that one request holds one unit. Only for cost_per_late_request."),
 	}
 }

@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"os"
+	_ "time/tzdata" // time zones, where the machine has none
 
 	"github.com/gpupool/gpupool/internal/pluginhost"
 )

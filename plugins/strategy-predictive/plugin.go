@@ -64,7 +64,7 @@ func (p *plugin) Run(eval *sdk.ScalingCheckEvaluation, count int64) (*sdk.Scalin
 	if err != nil {
 		return nil, err
 	}
-	in, d := p.memories.decide(eval.Check, s.Rules, eval.Metrics, plan.Input{Now: time.Now(), Count: int(count)})
+	in, d := p.memories.decide(eval.Check, s.Rules, eval.Metrics, input(s, time.Now(), count))
 	p.logs.add(s, eval.Check, in, d)
 	if !s.Act {
 		d = shadow(d, count)
@@ -79,6 +79,15 @@ func checkName(eval *sdk.ScalingCheckEvaluation) string {
 		return ""
 	}
 	return eval.Check.Name
+}
+
+// input is what a decision knows beside the demand.
+func input(s strategy.Settings, now time.Time, count int64) plan.Input {
+	in := plan.Input{Now: now, Count: int(count)}
+	b := s.Schedule.At(now, s.Rules.Lead)
+	in.Floor, in.FloorWhy, in.CeilingWhy = b.Floor, b.FloorWhy, b.CeilingWhy
+	in.Ceiling = max(b.Ceiling, 0)
+	return in
 }
 
 // shadow keeps the count and says what would have been done.
