@@ -237,7 +237,10 @@ func (s *Sampler) gpus(now time.Time) []fleet.GPU {
 				g = past.lost(now, s.driver.Why)
 			}
 		}
-		present[g.UUID] = true
+		if present[g.UUID] { // what two GPUs say is neither's
+			g.UUID = ""
+		}
+		present[g.UUID] = g.UUID != ""
 		gpus = append(gpus, g)
 	}
 	for _, past := range s.pasts.list() {

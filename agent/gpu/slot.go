@@ -195,6 +195,9 @@ func (s *slot) probe(i int) error {
 	at := time.Now()
 	next := s.facts
 	err := probes[i].read(s, &next)
+	if err == nil {
+		err = plausible(i, &next)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r := &s.readings[i]
@@ -207,6 +210,18 @@ func (s *slot) probe(i int) error {
 		r.err = err
 	}
 	return err
+}
+
+// plausible refuses facts that no reader would believe. A driver that tells one
+// absurd number must not cost the host all others.
+func plausible(i int, f *facts) error {
+	var g fleet.GPU
+	showMIG(f, fleet.Read{Quality: fleet.QualityOK}, &g) // which others add to
+	probes[i].show(f, fleet.Read{Quality: fleet.QualityOK}, &g)
+	if err := g.Check(); err != nil {
+		return fmt.Errorf("the driver tells what cannot be: %w", err)
+	}
+	return nil
 }
 
 // busySamples is how far the driver's samples of the busy share were read.

@@ -279,7 +279,7 @@ func (s Snapshot) check() error {
 	}
 	uuids := map[string]bool{}
 	for i, g := range s.GPUs {
-		if err := g.check(); err != nil {
+		if err := g.Check(); err != nil {
 			bad("gpus[%d]: %w", i, err)
 		}
 		if g.UUID != "" && uuids[g.UUID] {
@@ -293,7 +293,9 @@ func (s Snapshot) check() error {
 	return errors.Join(errs...)
 }
 
-func (g GPU) check() error {
+// Check refuses a GPU that readers of a snapshot would refuse it for. The agent
+// asks too, so that one absurd answer of a driver is no more than that.
+func (g GPU) Check() error {
 	for _, text := range []string{g.UUID, g.Name, g.PCI, g.Why} {
 		if len(text) > maxText {
 			return fmt.Errorf("a text of %d bytes, more than %d", len(text), maxText)

@@ -518,8 +518,12 @@ func (d *device) PartMemory(uuid string) (gpu.Memory, error) {
 	if err := d.enter(call); err != nil {
 		return gpu.Memory{}, err
 	}
+	mode, err := d.list(call, "mig", "0")
+	if err != nil {
+		return gpu.Memory{}, err
+	}
 	for k := range migSlots {
-		if p, total, used, ok := d.part(k); ok && p.UUID == uuid && d.number("mig", 0) != 0 {
+		if p, total, used, ok := d.part(k); ok && p.UUID == uuid && mode[0] != 0 {
 			return gpu.Memory{Used: used, Total: total, Reserved: new(uint64)}, nil
 		}
 	}
