@@ -49,6 +49,33 @@ type memory struct {
 	series  demand.Series
 	planner *plan.Planner
 	renewed chan renewal // of the planner being made anew; nil for none
+	other   counterfactual
+}
+
+// counterfactual is what was paid for while the strategy only advised, and what
+// would have been, had it acted from the first advice on.
+type counterfactual struct {
+	since, last time.Time
+	count       int     // that there would be now
+	paid, would float64 // replica-hours
+}
+
+// longestStep bounds the time that one evaluation stands for: a plugin that was
+// not asked saw nothing.
+const longestStep = 10 * time.Minute
+
+// advise makes the decision that would follow from what would have been done,
+// and counts both on.
+func (c *counterfactual) advise(p *plan.Planner, in plan.Input) {
+	if c.since.IsZero() || in.Now.Before(c.last) {
+		*c = counterfactual{since: in.Now, last: in.Now, count: in.Count}
+	}
+	hours := min(in.Now.Sub(c.last), longestStep).Hours()
+	c.paid += hours * float64(in.Count)
+	c.would += hours * float64(c.count)
+	c.last = in.Now
+	in.Count, in.Starting = c.count, nil
+	c.count = p.Decide(in).Count
 }
 
 // renewal is a planner that has read series.
@@ -64,6 +91,13 @@ func newMemories() *memories {
 // decide makes the decision of one evaluation, and returns what it rested on:
 // [plan.Decide] answers the same to that input.
 func (s *memories) decide(check *sdk.ScalingPolicyCheck, r plan.Rules, metrics sdk.TimestampedMetrics, in plan.Input) (plan.Input, plan.Decision) {
+	in, d, _ := s.evaluate(check, r, metrics, in, false)
+	return in, d
+}
+
+// evaluate is decide, and where the strategy only advises also what its advice
+// would have come to.
+func (s *memories) evaluate(check *sdk.ScalingPolicyCheck, r plan.Rules, metrics sdk.TimestampedMetrics, in plan.Input, advise bool) (plan.Input, plan.Decision, counterfactual) {
 	m := s.get(key(check), in.Now)
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -73,7 +107,10 @@ func (s *memories) decide(check *sdk.ScalingPolicyCheck, r plan.Rules, metrics s
 	m.take(metrics, in.Now)
 	m.forget(s.keep, s.trim, in.Now)
 	in.Demand = m.series
-	return in, m.planner.Decide(in)
+	if advise {
+		m.other.advise(m.planner, in)
+	}
+	return in, m.planner.Decide(in), m.other
 }
 
 // get is the memory under that name.

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"math"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -126,6 +127,34 @@ func TestMemoriesAreBoundedAndSafe(t *testing.T) {
 	}
 	if len(s.of) > mostChecks {
 		t.Errorf("%d checks are remembered", len(s.of))
+	}
+}
+
+// What the advice would have come to is counted beside what was paid.
+func TestCounterfactual(t *testing.T) {
+	s := newMemories()
+	var c counterfactual
+	for i := range 12*60 + 1 {
+		now := morning.Add(time.Duration(i) * time.Minute)
+		from := now.Add(-2 * time.Minute)
+		if i == 0 {
+			from = now.Add(-24 * time.Hour)
+		}
+		_, _, c = s.evaluate(check, few, source(from, now), plan.Input{Now: now, Count: 40}, true)
+	}
+	if math.Abs(c.paid-12*40) > 0.01 {
+		t.Errorf("paid for %.2f replica-hours", c.paid)
+	}
+	need := 0.0
+	for _, v := range source(morning, morning.Add(12*time.Hour)) {
+		need += v.Value / 2 / 120
+	}
+	if c.would < need || c.would > 1.4*need {
+		t.Errorf("would have paid for %.1f replica-hours where %.1f are needed", c.would, need)
+	}
+	d := shadow(plan.Decision{Count: 20, Reason: "keeping 20"}, 40, c, 2)
+	if want := fmt.Sprintf("in 12 h %.1f replica-hours instead of 480.0, %.2f instead of 960.00", c.would, 2*c.would); !strings.Contains(d.Reason, want) || d.Count != 40 {
+		t.Errorf("%d, %s", d.Count, d.Reason)
 	}
 }
 

@@ -64,10 +64,10 @@ func (p *plugin) Run(eval *sdk.ScalingCheckEvaluation, count int64) (*sdk.Scalin
 	if err != nil {
 		return nil, err
 	}
-	in, d := p.memories.decide(eval.Check, s.Rules, eval.Metrics, input(s, time.Now(), count))
+	in, d, other := p.memories.evaluate(eval.Check, s.Rules, eval.Metrics, input(s, time.Now(), count), !s.Act)
 	p.logs.add(s, eval.Check, in, d)
 	if !s.Act {
-		d = shadow(d, count)
+		d = shadow(d, count, other, s.Rules.ReplicaPrice)
 	}
 	answer(eval.Action, d, count)
 	p.log.Debug("decided", "check", checkName(eval), "count", count, "want", d.Count, "rule", string(d.Rule), "reason", d.Reason)
@@ -90,10 +90,21 @@ func input(s strategy.Settings, now time.Time, count int64) plan.Input {
 	return in
 }
 
-// shadow keeps the count and says what would have been done.
-func shadow(d plan.Decision, count int64) plan.Decision {
-	d.Terms = append(slices.Clip(d.Terms), plan.Term{Name: "shadow", Value: float64(d.Count), Unit: "replicas", Note: "would have been wanted"})
+// shadow keeps the count and says what would have been done, and what it would
+// have cost until now against what was paid.
+func shadow(d plan.Decision, count int64, c counterfactual, price float64) plan.Decision {
+	d.Terms = append(slices.Clip(d.Terms),
+		plan.Term{Name: "shadow", Value: float64(d.Count), Unit: "replicas", Note: "would have been wanted"},
+		plan.Term{Name: "shadow_count", Value: float64(c.count), Unit: "replicas", Note: "would be there by now, had it acted from the first advice on"},
+		plan.Term{Name: "shadow_hours", Value: c.would, Unit: "replica-hours", Note: "that would have been paid for since " + c.since.Format(time.RFC3339)},
+		plan.Term{Name: "paid_hours", Value: c.paid, Unit: "replica-hours", Note: "that were"})
 	d.Reason = fmt.Sprintf("shadow, the count stays %d: would be %s", count, d.Reason)
+	if hours := c.last.Sub(c.since).Hours(); hours >= 1 {
+		d.Reason += fmt.Sprintf("; in %.0f h %.1f replica-hours instead of %.1f", hours, c.would, c.paid)
+		if price > 0 {
+			d.Reason += fmt.Sprintf(", %.2f instead of %.2f", c.would*price, c.paid*price)
+		}
+	}
 	d.Count = int(count)
 	return d
 }
