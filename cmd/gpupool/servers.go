@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/hashicorp/nomad/api"
@@ -79,6 +78,12 @@ func poolOf(ctx context.Context, c *consul.Client, pool, host string) (string, e
 	case len(known) == 0:
 		return "", fmt.Errorf("no pool has a status in Consul at %s yet, so it is not known which one has host %s: say it by --pool", c.Address(), host)
 	}
-	slices.Sort(known)
-	return "", fmt.Errorf("no host %s in the pools that Consul at %s knows; %s", host, c.Address(), setting.Suggest(host, known[:min(len(known), 50)]))
+	mend := setting.Suggest(host, known)
+	if len(mend) > 300 {
+		mend = fmt.Sprintf("they have %d", len(known))
+	}
+	if !whole {
+		mend += "; if it is new, or one of more hosts than a status has room for, say its pool by --pool"
+	}
+	return "", fmt.Errorf("no host %s in the pools that Consul at %s knows; %s", host, c.Address(), mend)
 }

@@ -299,6 +299,9 @@ func FuzzParse(f *testing.F) {
 	f.Fuzz(func(t *testing.T, src string) {
 		for _, c := range []Check{nil, check} {
 			inv, err := Parse("pools.hcl", []byte(src), c)
+			if _, lenient := Parse("pools.hcl", []byte(src), c, Lenient()); err == nil && lenient != nil {
+				t.Errorf("what is right is refused by who looks only: %v", lenient)
+			}
 			if err != nil {
 				if !strings.HasPrefix(err.Error(), "pools.hcl") && !strings.Contains(err.Error(), "\n  pools.hcl:") {
 					t.Errorf("an error without a place: %v", err)
@@ -309,6 +312,17 @@ func FuzzParse(f *testing.F) {
 			for _, p := range inv.Pools {
 				if p.Min > p.Max || p.Max > len(p.Hosts) || p.GPUsPerHost < 1 || p.StaleAfter < 2*p.Poll {
 					t.Errorf("an impossible pool was accepted: %+v", p)
+				}
+				for _, h := range p.Hosts {
+					class, found := p.Class(h.Class)
+					if h.GPUs < 1 || found != (len(p.Classes) > 0) || found && !narrower(class.Device, p.Device) || h.Power.Driver == "" {
+						t.Errorf("an impossible host was accepted: %+v of %+v", h, p)
+					}
+				}
+				for _, k := range p.Racks {
+					if k.PowerBudget < 0 || k.Name == "" {
+						t.Errorf("an impossible rack was accepted: %+v", k)
+					}
 				}
 			}
 		}
