@@ -24,12 +24,12 @@ var states = []struct {
 	{fleet.Warm, "Ready: its health path answers 200, a model is loaded, it is awake, and none of its GPUs is lost, unresponsive or failed. It has had no work for 5 s, or does not tell.",
 		"**passing**", "A request: serving. Or as serving ends."},
 	{fleet.Serving, "Ready, and requests run or wait, or did within 5 s.",
-		"**passing**", "No work for 5 s: warm. Full: saturated. Three bad looks in a row and none good for 5 s, or a GPU fails or is lost: unhealthy. To end: draining. It sleeps: asleep. Its task ends: cold."},
+		"**passing**", "No work for 5 s: warm. Full: saturated. Three bad looks in a row and none good for 5 s, or for 20 s if it takes connections and does not answer, or a GPU fails or is lost: unhealthy. To end: draining. It sleeps: asleep. Its task ends: cold."},
 	{fleet.Saturated, "Ready, and for 5 s requests have waited, all slots have been in use, or the KV cache has been fuller than 90 %.",
 		"**passing**", "Room for 5 s: serving. Or as serving ends."},
 	{fleet.Draining, "Nomad stops the allocation, the host is about to go, or an operator said so.",
 		"critical, and in maintenance with the reason", "Its allocation ends: gone. Or it is taken back."},
-	{fleet.Unhealthy, "It was ready, and then had three bad looks in a row with none good for 5 s; or a GPU of it is lost, unresponsive or failed; or it was not ready within `warming_limit`.",
+	{fleet.Unhealthy, "It was ready, and then had three bad looks in a row with none good for 5 s, or no answer for 20 s; or a GPU of it is lost, unresponsive or failed; or it was not ready within `warming_limit`.",
 		"critical", "The cause is gone, it is ready in two looks in a row, and 10 s have passed, which double each time up to 5 min: warm. Its task is started anew: warming."},
 }
 

@@ -12,9 +12,11 @@ import (
 type Rules struct {
 	GoodLooks int // in a row before an instance is ready
 	BadLooks  int // in a row before a ready one is unhealthy
-	// BadFor is how long there must have been no good look besides, since a
-	// busy server can answer late.
-	BadFor time.Duration
+	// BadFor is how long there must have been no good look besides. It is
+	// SilentFor where the server takes connections and does not answer: a
+	// server that is too busy does that, and to take it out would make the
+	// others as busy.
+	BadFor, SilentFor time.Duration
 	// Dwell is how long work must be away before a serving instance is warm, and
 	// the reasons before a saturated one is serving.
 	Dwell time.Duration
@@ -34,7 +36,7 @@ type Rules struct {
 // DefaultRules are the rules where nothing else is configured.
 func DefaultRules() Rules {
 	return Rules{
-		GoodLooks: 2, BadLooks: 3, BadFor: 5 * time.Second,
+		GoodLooks: 2, BadLooks: 3, BadFor: 5 * time.Second, SilentFor: 20 * time.Second,
 		Dwell: 5 * time.Second, FullAfter: 5 * time.Second, FullKV: 0.9,
 		WarmingLimit: 30 * time.Minute,
 		FirstHold:    10 * time.Second, LastHold: 5 * time.Minute, Forgive: 15 * time.Minute,
@@ -103,12 +105,15 @@ type Machine struct {
 	good     int       // looks in a row
 	bad      int
 	lastGood time.Time
+	silent   bool   // the last look got no answer
 	health   string // of the last look, for people
 	asked    time.Time
 	failures int // of the warm-up request
 	refused  string
 
 	busy      time.Time // when it last had work
+	idle      bool      // it had none when it last told
+	told      time.Time // when it last told of its load
 	fullSince time.Time
 	roomSince time.Time
 
@@ -177,6 +182,7 @@ func (m Machine) note(s Sight, r Rules, now time.Time) Machine {
 		m.unready = m.unready || !m.started.IsZero()
 		m.started, m.seen, m.wasReady = s.Started, now, false
 		m.lastGood, m.asked, m.health = time.Time{}, time.Time{}, ""
+		m.busy, m.idle, m.told, m.fullSince, m.roomSince = time.Time{}, false, time.Time{}, time.Time{}, time.Time{}
 		m.Took, m.TookFrom = 0, ""
 	}
 	if s.WarmUp != nil {
@@ -196,7 +202,7 @@ func (m Machine) note(s Sight, r Rules, now time.Time) Machine {
 }
 
 func (m Machine) noteLook(l engine.Look, s Sight, r Rules, now time.Time) Machine {
-	m.health = l.Detail
+	m.health, m.silent = l.Detail, l.Health == engine.Silent
 	asleep := s.Asleep
 	if l.Asleep != nil {
 		asleep = *l.Asleep
@@ -215,7 +221,8 @@ func (m Machine) noteLook(l engine.Look, s Sight, r Rules, now time.Time) Machin
 	}
 	running, waiting, kv := l.Reading.Gauges[engine.Running], l.Reading.Gauges[engine.Waiting], l.Reading.Gauges[engine.KVUsed]
 	slots, limited := l.Reading.Gauges[engine.Slots]
-	if running > 0 || waiting > 0 {
+	m.told = now
+	if m.idle = running == 0 && waiting == 0; !m.idle {
 		m.busy = now
 	}
 	if waiting > 0 || kv > r.FullKV || limited && slots > 0 && running >= slots {
@@ -248,7 +255,7 @@ func (m Machine) judge(s Sight, r Rules, now time.Time) (fleet.InstanceState, st
 	case m.good >= r.GoodLooks && !m.needsAnswer(s):
 		return m.load(r, now)
 	case m.State.Ready() && !m.freshProcess():
-		if m.bad >= r.BadLooks && now.Sub(m.lastGood) >= r.BadFor {
+		if m.bad >= r.BadLooks && now.Sub(m.lastGood) >= m.patience(r) {
 			return fleet.Unhealthy, fmt.Sprintf("%d bad looks in a row: %s", m.bad, m.health)
 		}
 		return m.load(r, now)
@@ -260,6 +267,14 @@ func (m Machine) judge(s Sight, r Rules, now time.Time) (fleet.InstanceState, st
 		return fleet.Unhealthy, fmt.Sprintf("not ready within %s: %s", r.WarmingLimit, orElse(m.health, "not looked at yet"))
 	}
 	return fleet.Warming, m.warming(s, r)
+}
+
+// patience is how long a ready instance may have no good look.
+func (m Machine) patience(r Rules) time.Duration {
+	if m.silent {
+		return r.SilentFor
+	}
+	return r.BadFor
 }
 
 // freshProcess says whether the state is that of a process before this one.
@@ -286,15 +301,21 @@ func (m Machine) warming(s Sight, r Rules) string {
 	return orElse(m.health, "its task runs")
 }
 
+// holds is for how long the load stands that a server told last.
+const holds = time.Minute
+
 // load tells the ready states apart. A server that does not tell its load is
 // warm.
 func (m Machine) load(r Rules, now time.Time) (fleet.InstanceState, string) {
+	if m.told.IsZero() || now.Sub(m.told) > holds {
+		return fleet.Warm, orElse(m.health, m.Why)
+	}
 	full := !m.fullSince.IsZero() && now.Sub(m.fullSince) >= r.FullAfter
 	stillFull := m.State == fleet.Saturated && (m.roomSince.IsZero() || now.Sub(m.roomSince) < r.Dwell)
 	switch {
 	case full || stillFull:
 		return fleet.Saturated, fmt.Sprintf("requests have waited, or all slots or %.0f %% of the KV cache been in use, for %s", 100*r.FullKV, r.FullAfter)
-	case !m.busy.IsZero() && (now.Sub(m.busy) < r.Dwell):
+	case !m.busy.IsZero() && (!m.idle || now.Sub(m.busy) < r.Dwell):
 		return fleet.Serving, "works on requests"
 	}
 	return fleet.Warm, orElse(m.health, m.Why)

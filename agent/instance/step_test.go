@@ -170,12 +170,14 @@ func TestLaws(t *testing.T) {
 		now := epoch
 		good := 0 // looks in a row at this process
 		answered := false
+		var fell time.Time // this process, last
 		for range rapid.IntRange(1, 80).Draw(t, "steps") {
 			now = now.Add(time.Duration(rapid.IntRange(0, 20).Draw(t, "s")) * time.Second)
 			s.Look, s.WarmUp = nil, nil
 			switch rapid.IntRange(0, 9).Draw(t, "event") {
 			case 0:
-				s.Task, s.Started, good, answered = TaskRunning, now, 0, false
+				now = now.Add(time.Millisecond) // no two processes start at once
+				s.Task, s.Started, good, answered, fell = TaskRunning, now, 0, false, time.Time{}
 			case 1:
 				s.Task, good, answered = TaskPending, 0, false
 			case 2:
@@ -208,10 +210,15 @@ func TestLaws(t *testing.T) {
 				t.Fatalf("ready without an answer to the warm-up request")
 			case m.State == fleet.Draining && s.Stop == "", m.State != fleet.Draining && s.Stop != "":
 				t.Fatalf("%s with stop %q", m.State, s.Stop)
+			case m.State.Ready() && !fell.IsZero() && now.Sub(fell) < rules.FirstHold:
+				t.Fatalf("ready %s after it fell", now.Sub(fell))
 			case m.Why == "":
 				t.Fatalf("%s without a reason", m.State)
 			case m.Since.After(now), m.State != before.State && !m.Since.Equal(now):
 				t.Fatalf("%s since %s at %s", m.State, m.Since, now)
+			}
+			if m.State == fleet.Unhealthy && before.State != fleet.Unhealthy {
+				fell = now
 			}
 			// The same sight again changes nothing but what time does.
 			again := s

@@ -44,7 +44,7 @@ type site struct {
 // quick are rules in which things happen in tenths of a second.
 func quick() Rules {
 	r := DefaultRules()
-	r.BadFor, r.Dwell, r.FullAfter = 100*time.Millisecond, 200*time.Millisecond, 200*time.Millisecond
+	r.BadFor, r.SilentFor, r.Dwell, r.FullAfter = 100*time.Millisecond, 200*time.Millisecond, 200*time.Millisecond, 200*time.Millisecond
 	r.FirstHold, r.LastHold = 200*time.Millisecond, time.Second
 	return r
 }

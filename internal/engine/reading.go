@@ -71,7 +71,6 @@ type Reading struct {
 	Counters   map[Measure]float64
 	Histograms map[Measure]Buckets
 	Models     []string     // that labels name, sorted
-	Names      []string     // of all metrics, if they were asked for, sorted
 	Flaws      map[Flaw]int // what was left out, and how often
 }
 
