@@ -187,9 +187,9 @@ func (d *Driver) Open(index int) (gpu.Device, error) {
 	return &device{driver: d, index: index, activity: map[int]time.Time{}}, nil
 }
 
-// Wait looks for an event every 50 ms.
+// Wait looks for an event every 100 ms.
 func (d *Driver) Wait(patience time.Duration) (gpu.Event, bool, error) {
-	const step = 50 * time.Millisecond
+	const step = 100 * time.Millisecond
 	if code := d.number("err.nvmlEventSetWait_v2", 0); code != 0 {
 		return gpu.Event{}, false, errorOf("nvmlEventSetWait", code)
 	}
