@@ -287,6 +287,15 @@ func (s *Source) fail(ctx context.Context, err error) error {
 	return s.secrets.Fail(class, fmt.Sprintf("kafka at %s: group %q on topic %q: %v", strings.Join(s.cfg.Brokers, ","), s.cfg.Group, s.cfg.Topic, err))
 }
 
+// String names what is read: printing the fields would read them while the
+// connection's goroutines write.
+func (s *Source) String() string {
+	return fmt.Sprintf("group %q on topic %q at %s", s.cfg.Group, s.cfg.Topic, strings.Join(s.cfg.Brokers, ","))
+}
+
+// GoString is String.
+func (s *Source) GoString() string { return s.String() }
+
 // Close closes the connections.
 func (s *Source) Close() error {
 	s.mu.Lock()

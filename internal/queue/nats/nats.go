@@ -260,6 +260,15 @@ func (s *Source) fail(ctx context.Context, err error) error {
 	return s.secrets.Fail(class, fmt.Sprintf("nats at %s: consumer %q of stream %q: %v", strings.Join(s.cfg.Addresses, ","), s.cfg.Consumer, s.cfg.Stream, err))
 }
 
+// String names what is read: printing the fields would read them while the
+// connection's goroutines write.
+func (s *Source) String() string {
+	return fmt.Sprintf("consumer %q of stream %q at %s", s.cfg.Consumer, s.cfg.Stream, strings.Join(s.cfg.Addresses, ","))
+}
+
+// GoString is String.
+func (s *Source) GoString() string { return s.String() }
+
 // Close closes the connection.
 func (s *Source) Close() error {
 	s.wire.Close()

@@ -278,6 +278,15 @@ func codeClass(code string) error {
 	return queue.ErrRefused
 }
 
+// String names what is read: printing the fields would read them while the
+// connection's goroutines write.
+func (s *Source) String() string {
+	return fmt.Sprintf("database %q at %s", s.cfg.Database, net.JoinHostPort(s.cfg.Host, strconv.Itoa(s.cfg.Port)))
+}
+
+// GoString is String.
+func (s *Source) GoString() string { return s.String() }
+
 // Close closes the connection.
 func (s *Source) Close() error {
 	s.closed = true

@@ -51,7 +51,10 @@ func (w *Wire) listen(addr string) {
 		w.t.Fatal(err)
 	}
 	w.mu.Lock()
-	w.ln, w.addr = ln, ln.Addr().String()
+	w.ln = ln
+	if w.addr == "" { // and the same ever after
+		w.addr = ln.Addr().String()
+	}
 	w.mu.Unlock()
 	w.wg.Go(func() {
 		for {
