@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"time"
 
@@ -23,9 +24,11 @@ import (
 // scaling is compared with a fixed pool is described as to gpupool simulate.
 type adviseFlags struct {
 	simulateFlags
-	log   string
-	check string
-	since time.Duration
+	log         string
+	check       string
+	since       time.Duration
+	agents      string
+	agentsRange time.Duration
 }
 
 // advice is what gpupool advise found. Its JSON form is described in
@@ -47,11 +50,13 @@ func newAdvise() *cobra.Command {
 		Short: "Say what a pool's past calls for: which setting to change, to what, and why",
 		Long: `Read what a pool decided, or the demand that it met, and say what it calls for:
 overload, idle replicas, turning to and fro, a lead time that is not the real
-one, and whether scaling pays at all. Each finding has its figures and the change
+one, whether scaling pays at all, and whether GPUs have the right size for their
+tasks. Each finding has its figures and the change
 to make. Nothing is contacted or changed.`,
 		Example: `  gpupool advise h100 --log /var/lib/gpupool/decisions.jsonl
   gpupool advise h100 --log /var/lib/gpupool/decisions.jsonl --since 168h
-  gpupool advise --trace last-month.csv --lead 8m --peak 12`,
+  gpupool advise --trace last-month.csv --lead 8m --peak 12
+  gpupool advise --agents http://prometheus.example:9090`,
 		Args:          cobra.MaximumNArgs(1),
 		SilenceUsage:  true,
 		SilenceErrors: true,
@@ -69,6 +74,8 @@ to make. Nothing is contacted or changed.`,
 	fl.StringVar(&f.check, "check", "", "the check, by its name in the policy")
 	fl.StringVar(&f.trace, "trace", "", "instead of a log, demand alone: CSV offset_s,arrivals or JSON lines; - is stdin")
 	fl.DurationVar(&f.since, "since", 0, "only the newest part of the log of this length (default all)")
+	fl.StringVar(&f.agents, "agents", "", "`URL` of the Prometheus that scrapes the agents: whether tasks' GPUs have the right size")
+	fl.DurationVar(&f.agentsRange, "agents-range", 7*24*time.Hour, "with --agents: how far back")
 	fl.BoolVar(&f.json, "json", false, "write JSON, the stable form in docs/reference/advise.md")
 	return cmd
 }
@@ -87,11 +94,18 @@ func (f *adviseFlags) run(ctx context.Context, out io.Writer) error {
 		return errors.New("--log, --trace and --prometheus: give one")
 	case demandOnly:
 		a, err = f.ofDemand(ctx)
+	case f.agents != "" && f.log == "" && os.Getenv(logEnv) == "":
+		a = &advice{Findings: []advise.Finding{}, Notes: []string{}}
 	default:
 		a, err = f.ofLog()
 	}
 	if err != nil {
 		return err
+	}
+	if f.agents != "" {
+		if err := f.sizes(ctx, a); err != nil {
+			return err
+		}
 	}
 	if f.json {
 		e := json.NewEncoder(out)

@@ -66,6 +66,7 @@ const (
 	WrongLead Kind = "lead time"    // starts take longer, or shorter, than the rules say
 	Blind     Kind = "blind"        // decisions were made without samples
 	DoNot     Kind = "do not scale" // a pool of a fixed size is cheaper
+	Size      Kind = "size"         // a task's GPUs are too large for it, or too small
 )
 
 // Finding is one thing that the past says.
