@@ -183,8 +183,8 @@ func TestGatherOverTLS(t *testing.T) {
 			t.Fatal(got.Err)
 		}
 	}
-	if got := Gather(t.Context(), Config{Timeout: time.Minute}, agents)["a"]; got.Err == nil {
-		t.Error("an agent that wants TLS answered without")
+	if got := Gather(t.Context(), Config{Timeout: time.Minute}, agents)["a"]; got.Err == nil || !strings.Contains(got.Err.Error(), "it may serve TLS") {
+		t.Errorf("without TLS: %v, want a hint that it may be wanted", got.Err)
 	}
 	if _, err := NewTLS(mtls.Files{Cert: reader.Cert}, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "TLS to the agents") {
 		t.Errorf("NewTLS of half a pair: %v", err)

@@ -144,6 +144,8 @@ func fetch(ctx context.Context, client *http.Client, token, node string, address
 	switch {
 	case resp.StatusCode == http.StatusUnauthorized:
 		return Snapshot{}, errors.New("refused the bearer token: give agents and readers the same one")
+	case resp.StatusCode == http.StatusBadRequest && address.Scheme == "http":
+		return Snapshot{}, errors.New("answered 400 Bad Request: it may serve TLS, which this reader is not set up for")
 	case resp.StatusCode != http.StatusOK:
 		return Snapshot{}, fmt.Errorf("answered %s to GET %s", resp.Status, SnapshotPath)
 	}
