@@ -73,7 +73,7 @@ lint: ## vet, format and lint
 
 .PHONY: bench
 bench: ## run the benchmarks
-	@go test -run '^$$' -bench . -benchmem ./internal/... ./agent/...
+	@go test -run '^$$' -bench . -benchmem ./internal/... ./agent/... ./plugins/...
 
 .PHONY: nightly
 nightly: ## 100,000 schedules of faults against the loop, and each safety rule removed in turn

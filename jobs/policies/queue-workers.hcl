@@ -25,7 +25,7 @@ scaling "queue-workers" {
       }
     }
 
-    target "nomad" {
+    target "nomad-target" {
       Namespace = "default"
       Job       = "workers"
       Group     = "workers"

@@ -31,7 +31,7 @@ scaling "serve-instances" {
       }
     }
 
-    target "nomad" {
+    target "nomad-target" {
       Namespace = "default"
       Job       = "serve"
       Group     = "serve"

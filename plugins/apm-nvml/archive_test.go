@@ -59,7 +59,7 @@ func (s *sampling) sample(t testing.TB, at time.Time, v float64) *series {
 		t.Fatal(err)
 	}
 	if v >= 0 {
-		one.take(signal.Reading{At: at, Value: v}, s.book.fine, s.keep.log)
+		one.take(at, signal.Reading{At: at, Value: v}, s.book.fine, s.keep.log)
 	}
 	return one
 }
@@ -264,7 +264,7 @@ func TestMetrics(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	one.take(signal.Reading{At: time.Now(), Value: 12}, time.Hour, s.keep.log)
+	one.take(time.Now(), signal.Reading{At: time.Now(), Value: 12}, time.Hour, s.keep.log)
 	old, err := signal.Parse(`allocated_gpus{pool="h100"}`, s.known)
 	if err != nil {
 		t.Fatal(err)
@@ -281,8 +281,8 @@ func TestMetrics(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	both.take(signal.Reading{At: time.Now(), Value: 15}, time.Hour, s.keep.log)
-	stale.take(signal.Reading{At: time.Now().Add(-time.Hour), Value: 12}, 2*time.Hour, s.keep.log)
+	both.take(time.Now(), signal.Reading{At: time.Now(), Value: 15}, time.Hour, s.keep.log)
+	stale.take(time.Now(), signal.Reading{At: time.Now().Add(-time.Hour), Value: 12}, 2*time.Hour, s.keep.log)
 	s.tally.asked(nil)
 	s.tally.leftOut("snapshot")
 
@@ -362,7 +362,7 @@ func TestFirstQuestionAfterAFailover(t *testing.T) {
 		one.record.FillPoint(pointAt(noon.Add(-time.Duration(5+i)*time.Minute), 7))
 	}
 	closeOnce(one.tried)
-	one.take(signal.Reading{At: noon.Add(2 * time.Second), Value: 3}, time.Hour, s.keep.log)
+	one.take(noon, signal.Reading{At: noon.Add(2 * time.Second), Value: 3}, time.Hour, s.keep.log)
 	for window, want := range map[time.Duration]int{0: 1, time.Minute: 1, time.Hour: 57} {
 		got := s.points(t, noon.Add(-window), noon)
 		if len(got) != want || got[len(got)-1].Value != 3 {

@@ -90,7 +90,7 @@ func (b *book) all() []*series {
 func (b *book) seen(p part, s *signal.Sight) {
 	for _, one := range b.all() {
 		if one.parts[p] {
-			one.take(one.query.Value(s), b.fine, b.log)
+			one.take(time.Now(), one.query.Value(s), b.fine, b.log)
 		}
 	}
 }

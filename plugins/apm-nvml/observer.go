@@ -108,7 +108,7 @@ func (o *observer) show(one *series) {
 	o.mu.Lock()
 	now := o.sight
 	o.mu.Unlock()
-	one.take(one.query.Value(&now), o.book.fine, o.log)
+	one.take(time.Now(), one.query.Value(&now), o.book.fine, o.log)
 	if one.parts[part{kind: partFleet}] {
 		select {
 		case o.kick <- struct{}{}:

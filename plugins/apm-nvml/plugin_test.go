@@ -476,8 +476,8 @@ func TestTake(t *testing.T) {
 			t.Fatal(err)
 		}
 		s := newSeries(q, false)
-		s.take(signal.Reading{At: at, Value: 5}, time.Hour, hclog.NewNullLogger())
-		s.take(tt.r, time.Hour, hclog.NewNullLogger())
+		s.take(at, signal.Reading{At: at, Value: 5}, time.Hour, hclog.NewNullLogger())
+		s.take(at, tt.r, time.Hour, hclog.NewNullLogger())
 		var got []float64
 		for _, p := range s.fine {
 			got = append(got, p.Value)
@@ -489,8 +489,21 @@ func TestTake(t *testing.T) {
 			t.Errorf("%s: the error is %v", tt.what, s.err)
 		}
 	}
+	q, err := signal.Parse(demandQuery, signal.Known{Pools: []string{"h100"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	back := newSeries(q, false)
+	for i := range 60 {
+		back.take(at.Add(time.Duration(i)*time.Minute), signal.Reading{At: at.Add(time.Duration(i) * time.Minute), Value: float64(i)}, 2*time.Hour, hclog.NewNullLogger())
+	}
+	now := at.Add(30*time.Minute + time.Second)
+	back.take(now, signal.Reading{At: now, Value: 99}, 2*time.Hour, hclog.NewNullLogger())
+	if n := len(back.fine); n != 32 || back.fine[n-1].Value != 99 || back.fine[n-2].Value != 30 {
+		t.Errorf("after the clock was set back by half an hour: %v", back.fine)
+	}
 	s := newSeries(signal.Query{Terms: []signal.Term{{Signal: &signal.Signals[0]}}}, false)
-	s.take(signal.Reading{At: at, Err: bad, Value: 6, AtLeast: true}, time.Hour, hclog.NewNullLogger())
+	s.take(at, signal.Reading{At: at, Err: bad, Value: 6, AtLeast: true}, time.Hour, hclog.NewNullLogger())
 	if len(s.fine) != 0 {
 		t.Errorf("a bound with nothing before it was taken for a value: %v", s.fine)
 	}
@@ -570,7 +583,7 @@ func TestSetConfig(t *testing.T) {
 	}
 	// What is sampled goes on over a reload.
 	for _, s := range first.book.all() {
-		s.take(signal.Reading{At: time.Now(), Value: 7}, time.Hour, p.log)
+		s.take(time.Now(), signal.Reading{At: time.Now(), Value: 7}, time.Hour, p.log)
 	}
 	config["hold"] = "10m"
 	if err := p.SetConfig(config); err != nil {

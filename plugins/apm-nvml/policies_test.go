@@ -62,6 +62,11 @@ func TestPolicies(t *testing.T) {
 				if len(blocks(policy, "target")) != 1 || len(blocks(policy, "check")) == 0 {
 					t.Errorf("%s: a policy has a target, and a check", file)
 				}
+				for _, b := range policy.Blocks { // nomad-target is how Nomad Autoscaler 0.5.0 calls its own
+					if b.Type == "target" && b.Labels[0] != "gpupool" && b.Labels[0] != "nomad-target" {
+						t.Errorf("%s: there is no target %q", file, b.Labels[0])
+					}
+				}
 				for _, check := range blocks(policy, "check") {
 					checkPolicy(t, file, known, values(t, file, scaling), check)
 				}

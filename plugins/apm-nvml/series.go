@@ -82,12 +82,16 @@ func newSeries(q signal.Query, recorded bool) *series {
 // take adds a reading. One without a value leaves the last where it is, unless
 // it is known to be more by now: then that much is. So what is missing can
 // start capacity, and never stop any.
-func (s *series) take(r signal.Reading, keep time.Duration, log hclog.Logger) {
+func (s *series) take(now time.Time, r signal.Reading, keep time.Duration, log hclog.Logger) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	notYet := errors.Is(r.Err, signal.ErrNotYet)
 	if !notYet {
 		defer closeOnce(s.first)
+	}
+	if ahead, some := s.fine.Last(); some && ahead.At.Sub(now.Round(0)) > clockStep {
+		log.Warn("the clock was set back; samples from after that time are forgotten", "query", s.base, "by", ahead.At.Sub(now.Round(0)).Round(time.Second))
+		s.fine = s.fine.Window(time.Time{}, now.Round(0))
 	}
 	last, some := s.fine.Last()
 	switch {
@@ -100,7 +104,7 @@ func (s *series) take(r signal.Reading, keep time.Duration, log hclog.Logger) {
 	if r.Err != nil && !(r.AtLeast && some && r.Value > last.Value) || some && !r.At.After(last.At) {
 		return
 	}
-	p := demand.Point{At: r.At, Value: r.Value}
+	p := demand.Point{At: r.At.Round(0), Value: r.Value} // the clock that questions are asked by
 	s.fine = append(s.fine, p)
 	if s.record == nil {
 		s.forget(p.At.Add(-keep))
@@ -112,6 +116,10 @@ func (s *series) take(r signal.Reading, keep time.Duration, log hclog.Logger) {
 		s.forget(p.At.Add(-keep).Truncate(time.Minute))
 	}
 }
+
+// clockStep is how far ahead of the clock the last sample is when the clock was
+// set back.
+const clockStep = time.Minute
 
 // retell is how often samples that have become old make room for minutes. It is
 // seldom, because to whoever compares answers, as the decision log does, that

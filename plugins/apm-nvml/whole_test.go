@@ -117,7 +117,7 @@ func TestWholeWay(t *testing.T) {
 	wants := map[string]float64{
 		demandQuery: 3, `allocated_gpus{pool="h100"}`: 2, `queued_gpus{pool="h100"}`: 1, `hosts_ready{pool="h100"}`: 1,
 		`gpu_busy_ratio{pool="h100"}`: 0.7, `agent_coverage_ratio{pool="h100"}`: 1,
-		`instances_wanted{job="chat"}`: 3, `instances_queued{job="chat"}`: 1, `instances_ready{job="chat"}`: 2,
+		`instances_wanted{job="chat"}`: 3, `instances_running{job="chat"}`: 2, `instances_queued{job="chat"}`: 1, `instances_ready{job="chat"}`: 2,
 		`instance_demand{job="chat"}`: 19, `instance_load{job="chat"}`: 1 + 11.0/8, `instances_needed{job="chat"}`: 19.0 / 8,
 	}
 	await := func(query string, want float64) {
@@ -141,7 +141,8 @@ func TestWholeWay(t *testing.T) {
 	agent.mu.Unlock()
 	time.Sleep(3 * time.Second)
 	if got, err := one(t, p, `instance_demand{job="chat"}`); err != nil || got != 19 {
-		t.Errorf("held, the demand is %v, %v", got, err)
+		running, runErr := one(t, p, `instances_running{job="chat"}`)
+		t.Errorf("held, the demand is %v, %v; Nomad has %v running, %v", got, err, running, runErr)
 	}
 	// The demand goes into Consul when the minute is over.
 	p.now.keep.round(t.Context(), p.now.book, time.Now().Add(time.Minute))
