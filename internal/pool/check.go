@@ -147,7 +147,8 @@ func (c *checker) off(a Action, v *seen) {
 	c.require(a, len(node.Work) == 0, "it has work")
 	c.require(a, !node.Eligible, "it is eligible, so work may land on it")
 	c.require(a, !node.Draining, "its drain has not finished")
-	c.require(a, node.Mark == MarkOurs || v.Verb == SoftOff || v.Verb == HardOff || c.neverJoined(v), "no drain of ours has finished on it")
+	began := v.Verb != Drain || !v.SettledAt.IsZero() && v.Err == "" || node.Index == 0 || node.Index > v.Intent.NodeIndex
+	c.require(a, node.Mark == MarkOurs && began || v.Verb == SoftOff || v.Verb == HardOff || c.neverJoined(v), "no drain of ours has finished on it")
 	c.require(a, v.Power != PowerUnknown && c.now.Sub(v.PowerAt) <= c.l.StaleAfter, "its power was not read lately")
 	c.require(a, v.phase != Draining || v.OnAt.IsZero() || c.now.Sub(v.OnAt) >= c.l.MinOn || v.Said.leave(), "it has not been on for its least time")
 	passing := v.Agent.Status == AgentPassing && c.now.Sub(v.AgentAt) <= c.l.StaleAfter
@@ -170,7 +171,7 @@ func (c *checker) neverJoined(v *seen) bool {
 	if v.JoinedAt.After(v.OnAt) && v.Verb == TurnOn || v.Node.Status == NodeReady || v.Node.Status == NodeInit {
 		return false
 	}
-	return v.Verb == TurnOn && c.now.Sub(v.Intent.At) >= c.l.bootTimeout(*v.View) || v.Verb == Cordon && v.FailedBoots > 0
+	return v.Verb == TurnOn && !v.NoCapacity && c.now.Sub(v.Intent.At) >= c.l.bootTimeout(*v.View) || v.Verb == Cordon && v.FailedBoots > 0
 }
 
 func (c *checker) require(a Action, ok bool, why string) {
@@ -252,7 +253,9 @@ func (c *checker) together(floor int, actions []Action) {
 	if c.l.Stagger > 0 && off > 0 && (off > 1 || c.now.Sub(lastOff) < c.l.Stagger) {
 		c.broken("%d hosts would be powered off within %s", off, c.l.Stagger)
 	}
-	c.standby(actions)
+	if ready <= most {
+		c.standby(actions)
+	}
 }
 
 // standby: of each class so many hosts without work stay in service.

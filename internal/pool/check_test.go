@@ -46,6 +46,9 @@ func TestCheckRefuses(t *testing.T) {
 			v.Node.Mark = MarkNone
 			v.Intent = Intent{Verb: Cordon, At: long, SettledAt: long}
 		})},
+		{why: "no drain of ours", do: SoftOff, view: with(drained, func(v *View) {
+			v.Node.Index, v.Intent = 7, Intent{Verb: Drain, At: long, NodeIndex: 7} // the mark is an older one
+		})},
 		{why: "busy outside Nomad", do: SoftOff, view: with(drained, func(v *View) { v.Agent.Outside = 1 })},
 		{why: "its agent does not say", do: SoftOff, view: with(drained, func(v *View) { v.Agent.Status = AgentFailing })},
 		{why: "its agent cannot tell", do: SoftOff, view: with(drained, func(v *View) { v.Agent.Blind = "driver not loaded" })},

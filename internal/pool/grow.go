@@ -17,23 +17,23 @@ type demand struct {
 
 // grow brings hosts into service: for work that waits, hosts that it fits; for
 // a class that stands by, its own; and for the rest of what is wanted, any.
-// most is how many may be in service or on their way.
-func (r *reconciler) grow(most int, asks []Ask) {
-	short := r.d.Want - r.d.Have
-	for _, d := range r.demands(&short, asks) {
+func (r *reconciler) grow(asks []Ask) {
+	for _, d := range r.demands(asks) {
 		for _, h := range r.leaving() {
-			if d.more() && d.fits(h) {
+			if r.have() < r.most && d.more() && d.fits(h) {
 				if h.called = true; h.free {
 					r.act(h, Enable, "demand came back before it was off")
+				} else {
+					r.await(h)
 				}
-				d.came(h) // one that cannot be called back yet is waited for
+				d.came(h)
 			}
 		}
 		if d.more() {
-			r.powerOnFor(d, most)
+			r.powerOnFor(d)
 		}
 	}
-	switch {
+	switch short := r.d.Want - r.have(); {
 	case short <= 0:
 	case r.full != "":
 		r.note("%d more wanted, but %s", short, r.full)
@@ -42,39 +42,35 @@ func (r *reconciler) grow(most int, asks []Ask) {
 	}
 }
 
-// demands are what the hosts to come are for, the most special first. Each
-// host that comes for any of them lowers short.
-func (r *reconciler) demands(short *int, asks []Ask) []demand {
+// demands are what the hosts to come are for, the most special first.
+func (r *reconciler) demands(asks []Ask) []demand {
 	var demands []demand
 	waiting, misfits := r.waiting(asks)
-	// What waits says which hosts, not how many: no more than are wanted, and
-	// one for each that is in service and of no use to what waits.
-	allowed := *short + misfits
 	for _, a := range waiting {
 		demands = append(demands, demand{
 			why:  fmt.Sprintf("work of %s waits that it fits", plural(a.GPUs, "GPU")),
 			fits: func(h *host) bool { return a.fits(h.View.Host) && h.spare() >= a.GPUs },
-			more: func() bool { return a.Count > 0 && allowed > 0 },
-			came: func(h *host) { a.Count -= h.spare() / a.GPUs; allowed--; *short-- },
+			// What waits says which hosts, not how many: no more than are wanted,
+			// and one for each that is in service and of no use to what waits.
+			more: func() bool { return a.Count > 0 && r.short()+misfits > 0 },
+			came: func(h *host) { a.Count -= h.spare() / a.GPUs },
 		})
 	}
 	for _, class := range slices.Sorted(maps.Keys(r.l.Classes)) {
-		want, have := r.l.Classes[class].Standby, r.idle[class]
-		need := want - have
-		if need > 0 {
+		if want, have := r.l.Classes[class].Standby, r.idle[class]; have < want {
 			demands = append(demands, demand{
 				why:  fmt.Sprintf("%d of class %s to stand by, %d without work", want, class, have),
 				fits: func(h *host) bool { return h.Host.Class == class && !h.loaded() },
-				more: func() bool { return need > 0 },
-				came: func(*host) { need--; *short-- },
+				more: func() bool { return r.idle[class] < want },
+				came: func(*host) {},
 			})
 		}
 	}
 	return append(demands, demand{
 		why:  fmt.Sprintf("%d wanted, %d in service or on their way", r.d.Want, r.d.Have),
 		fits: func(*host) bool { return true },
-		more: func() bool { return *short > 0 },
-		came: func(*host) { *short-- },
+		more: func() bool { return r.short() > 0 },
+		came: func(*host) {},
 	})
 }
 
@@ -140,7 +136,7 @@ func (r *reconciler) leaving() []*host {
 }
 
 // powerOnFor powers on cold hosts that fit a demand, in their order.
-func (r *reconciler) powerOnFor(d demand, most int) {
+func (r *reconciler) powerOnFor(d demand) {
 	var cold []*host
 	for _, h := range r.hosts {
 		if h.Phase == Off && h.free && !h.busy && h.Said.Word == WordNone && d.fits(h) {
@@ -152,8 +148,8 @@ func (r *reconciler) powerOnFor(d demand, most int) {
 		if !d.more() {
 			return
 		}
-		if r.have() >= most {
-			r.full = fmt.Sprintf("%d are in service or on their way, the most allowed", most)
+		if r.have() >= r.most {
+			r.full = fmt.Sprintf("%d are in service or on their way, the most allowed", r.most)
 			return
 		}
 		if !r.mayBootMore() {

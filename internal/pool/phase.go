@@ -243,7 +243,7 @@ func (v View) phaseOn(now time.Time, l Limits) (Phase, string) {
 	case NodeInit:
 		return Booting, "its Nomad node is registering"
 	}
-	if v.Verb == TurnOn && !v.Ledger.joined() || v.Verb == Enable && since < l.bootTimeout(v) {
+	if v.Verb == TurnOn && !v.NoCapacity && !v.Ledger.joined() || v.Verb == Enable && since < l.bootTimeout(v) {
 		return Booting, "waiting for its Nomad node"
 	}
 	if v.Verb == Cordon && v.FailedBoots > 0 {
@@ -318,8 +318,14 @@ func (v View) whole(now time.Time, l Limits) bool {
 	return v.joined(now, l) && v.Node.GPUs >= v.Host.GPUs
 }
 
-// drained reports whether our drain came to its end.
+// drained reports whether our drain came to its end. A mark can be that of an
+// earlier drain, where the node was eligible again before we gave it back: if
+// nobody knows whether the last drain began, the node must have changed since.
 func (v View) drained() bool {
+	unsure := v.Verb == Drain && (v.SettledAt.IsZero() || v.Err != "")
+	if unsure && v.Node.Index != 0 && v.Node.Index <= v.Intent.NodeIndex {
+		return false
+	}
 	return v.Node.Mark == MarkOurs && !v.Node.Draining && v.Verb != Cordon
 }
 

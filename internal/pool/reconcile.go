@@ -53,12 +53,13 @@ type Decision struct {
 // its actions did, it adds nothing.
 func Reconcile(now time.Time, want int, s Snapshot, l Limits) Decision {
 	r := newReconciler(now, s, l.Learn(s.Times))
-	most := min(len(s.Hosts), l.Max)
-	r.d.Want = min(max(want+l.Spare, l.Min)+l.standby(), most)
+	r.most = min(len(s.Hosts), l.Max)
+	r.base = min(max(want+l.Spare, l.Min), r.most)
+	r.d.Want = min(r.base+l.standby(), r.most)
 	r.finish()
 	r.obey()
 	r.d.Have = r.have() // with those that come late, and without those that leave
-	r.grow(most, s.Asks)
+	r.grow(s.Asks)
 	r.drainOn()
 	r.shrink()
 	r.witness()
@@ -72,6 +73,8 @@ type reconciler struct {
 	l     Limits
 	hosts []*host // sorted by ID
 	d     Decision
+	base  int // hosts that are wanted, besides those that stand by
+	most  int // that may be in service or on their way
 
 	ready    int                // hosts in service
 	coming   int                // hosts on their way to it, in time
@@ -180,8 +183,31 @@ func (r *reconciler) count(h *host, p Phase, n int) {
 	}
 }
 
+// await counts a host as on its way that can only be called back later.
+func (r *reconciler) await(h *host) {
+	h.comes = true
+	r.coming++
+	if !h.loaded() {
+		r.idle[h.Host.Class]++
+	}
+}
+
 // have is how many hosts are in service or on their way.
 func (r *reconciler) have() int { return r.ready + r.coming }
+
+// short is how many more hosts are wanted than there are, where those that
+// stand by are none that are wanted for anything else. It says nothing of a
+// class that has too few to stand by: other hosts are no help with that.
+func (r *reconciler) short() int { return r.base - r.have() + r.standing(r.idle) }
+
+// standing is how many hosts stand by, of those that have no work, by class.
+func (r *reconciler) standing(idle map[string]int) int {
+	n := 0
+	for name, c := range r.l.Classes {
+		n += min(c.Standby, idle[name])
+	}
+	return n
+}
 
 // act adds an action and counts the host where the action leads, so that a
 // place that one host leaves is free for another in the same decision.

@@ -7,8 +7,7 @@ import (
 // shrink takes surplus hosts out of service, in their order. Those that an
 // operator wants out were taken before.
 func (r *reconciler) shrink() {
-	surplus := r.ready - r.d.Want
-	if surplus <= 0 || r.draining >= r.l.MaxDraining {
+	if r.ready <= r.base || r.draining >= r.l.MaxDraining {
 		return
 	}
 	var serving, able []*host
@@ -26,13 +25,15 @@ func (r *reconciler) shrink() {
 			able = append(able, h)
 		}
 	}
+	surplus := max(r.ready-r.base-r.standing(standing), r.ready-r.most)
+	tooMany := r.ready > r.most // which those that stand by are no exception to
 	room := newRooms(r.hosts)
 	for i, h := range sorted(able, offRules, r.on, -1) {
-		if surplus == 0 || r.draining >= r.l.MaxDraining {
+		if surplus <= 0 || r.draining >= r.l.MaxDraining {
 			return
 		}
 		switch {
-		case !h.loaded() && standing[h.Host.Class] <= h.kind.Standby:
+		case !h.loaded() && standing[h.Host.Class] <= h.kind.Standby && !tooMany:
 			h.passed = fmt.Sprintf("%d of class %s stand by", h.kind.Standby, h.Host.Class)
 			continue
 		case !room[h.Host.Class].move(h):

@@ -122,7 +122,7 @@ func (w *world) calm() {
 			w.after(30*time.Second, func() { m.end(j, "ends") })
 		}
 		// What we powered on and did not boot is ours to give up.
-		if d := w.judge.docket(m); m.on && (!m.osUp || !m.client) && (d.verb != pool.TurnOn || m.intent().JoinedAt.After(d.onAt)) {
+		if d := w.judge.docket(m); m.on && (!m.osUp || !m.client) && (d.verb != pool.TurnOn || m.intent().NoCapacity || m.intent().JoinedAt.After(d.onAt)) {
 			w.say("%s: an operator resets it", m.id)
 			m.powerOff()
 			m.powerOn(false)
@@ -187,11 +187,11 @@ func (w *world) rest() time.Duration {
 // unrest says what is not as it should be in the end; empty if nothing.
 func (w *world) unrest() string {
 	l := w.setup.limits
-	standby := 0
+	most := min(len(w.hosts), l.Max)
+	target, standby := min(max(w.want+l.Spare, l.Min), most), 0
 	for _, c := range l.Classes {
 		standby += c.Standby
 	}
-	target := min(max(w.want+l.Spare, l.Min)+standby, len(w.hosts), l.Max)
 	serve, stay := 0, 0 // in service, and of those the ones that must be
 	ready := false      // a host is off that could be powered on
 	for _, m := range w.hosts {
@@ -224,34 +224,37 @@ func (w *world) unrest() string {
 			ready = ready || w.couldGoOn(m)
 		}
 	}
+	standing, why := w.standing()
+	target = min(target+standing, most)
 	switch {
 	case serve > max(target, stay+standby):
 		return fmt.Sprintf("%d hosts are in service, %d should be", serve, max(target, stay+standby))
 	case serve < target && ready:
 		return fmt.Sprintf("%d hosts are in service, %d should be, and there is one more", serve, target)
-	}
-	return w.idleClass()
-}
-
-// idleClass says which class has fewer hosts without work than are to stand by.
-func (w *world) idleClass() string {
-	stand, could := map[string]int{}, map[string]bool{}
-	serve := 0
-	for _, m := range w.hosts {
-		if m.on && m.inService() && len(m.node.work) == 0 {
-			stand[m.class]++
-		}
-		if m.on && m.inService() {
-			serve++
-		}
-		could[m.class] = could[m.class] || !m.on && !m.hold.on && w.words[m.id].Word == pool.WordNone && w.couldGoOn(m)
-	}
-	for name, c := range w.setup.limits.Classes {
-		if stand[name] < c.Standby && could[name] && serve < min(len(w.hosts), w.setup.limits.Max) {
-			return fmt.Sprintf("%d of class %s stand by, %d are to", stand[name], name, c.Standby)
-		}
+	case serve < most:
+		return why
 	}
 	return ""
+}
+
+// standing is how many hosts stand by, and which class has too few of them
+// although it could have more.
+func (w *world) standing() (n int, why string) {
+	idle, could := map[string]int{}, map[string]bool{}
+	for _, m := range w.hosts {
+		free := !m.hold.on && w.words[m.id].Word == pool.WordNone
+		if m.on && m.inService() && len(m.node.work) == 0 && !m.hold.on && w.words[m.id].Word != pool.WordHold {
+			idle[m.class]++
+		}
+		could[m.class] = could[m.class] || !m.on && free && w.couldGoOn(m)
+	}
+	for name, c := range w.setup.limits.Classes {
+		n += min(c.Standby, idle[name])
+		if idle[name] < c.Standby && could[name] {
+			why = fmt.Sprintf("%d of class %s stand by, %d are to", idle[name], name, c.Standby)
+		}
+	}
+	return n, why
 }
 
 // couldGoOn reports whether a host that is off has cycles left for the day, and

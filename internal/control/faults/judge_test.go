@@ -47,6 +47,11 @@ type docket struct {
 	sawJoin bool
 	// leaving: it was cordoned because an operator wanted it out.
 	leaving bool
+	// offs counts the soft and hard offs on record since the last power-on. One
+	// that was recorded may have been sent, and is pressed whatever was said
+	// since.
+	offs     int
+	onBefore time.Time // onAt before the last power-on
 }
 
 func (j *judge) docket(m *machine) *docket {
@@ -86,8 +91,9 @@ func (j *judge) recorded(p *proc, m *machine, in pool.Intent) {
 		day := in.At.UTC().Format(time.DateOnly)
 		j.require(l.CycleBudget == 0 || d.cycles[day] < l.CycleBudget, "%s: powered on more than %d times on %s", m.id, l.CycleBudget, day)
 		d.cycles[day]++
-		d.before = j.lastOn
+		d.before, d.onBefore = j.lastOn, d.onAt
 		j.lastOn, d.onAt, d.asked, d.failed, d.sawJoin = in.At, in.At, false, false, false
+		d.offs = 0
 	case pool.Drain:
 		if w, _ := w.heard(m, p); w == pool.WordDrain || w == pool.WordOff {
 			m.hold.seen = false // whose hand it was before is the operators' to know
@@ -97,6 +103,7 @@ func (j *judge) recorded(p *proc, m *machine, in pool.Intent) {
 	case pool.SoftOff, pool.HardOff:
 		j.require(l.Stagger == 0 || in.At.Sub(j.lastOff) >= l.Stagger, "%s: two offs within %s", m.id, in.At.Sub(j.lastOff))
 		j.lastOff = in.At
+		d.offs++
 		d.failed = d.failed || !m.joined || m.node.status != pool.NodeReady
 	}
 }
@@ -115,6 +122,7 @@ func (j *judge) settled(m *machine, in pool.Intent) {
 		if j.lastOn.Equal(in.At) {
 			j.lastOn = d.before
 		}
+		d.onAt = d.onBefore
 	}
 }
 
@@ -189,11 +197,11 @@ func (j *judge) word(m *machine, c command) {
 	case pool.WordHold:
 		against = true
 	case pool.WordDrain:
-		against = c.do == pool.TurnOn || c.do == pool.Enable || off && !d.asked && d.drained && !d.failed
+		against = c.do == pool.TurnOn || c.do == pool.Enable || off && d.offs == 1 && d.drained && !d.failed
 	case pool.WordOff:
 		against = c.do == pool.TurnOn || c.do == pool.Enable
 	case pool.WordOn:
-		against = c.do == pool.Drain || (c.do == pool.Cordon || off && !d.asked) && m.joined && !d.failed && m.node.status == pool.NodeReady && m.readyAt.Before(c.sight.NodeAt)
+		against = c.do == pool.Drain || (c.do == pool.Cordon || off && d.offs == 1) && m.joined && !d.failed && m.node.status == pool.NodeReady && m.readyAt.Before(c.sight.NodeAt)
 	}
 	j.require(!against, "%s: %s although an operator says %s", m.id, c.do, word)
 }
