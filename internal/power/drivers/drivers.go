@@ -42,7 +42,7 @@ type Kind struct {
 // Kinds returns all drivers, by name.
 func Kinds() []Kind {
 	return []Kind{
-		kind("command", "runs a program of yours", command.New),
+		kind("command", "a program of yours", command.New),
 		kind("ec2", "an instance of Amazon EC2", ec2.New),
 		kind("gce", "an instance of Google Compute Engine", gce.New),
 		kind("hcloud", "a server of Hetzner Cloud", hcloud.New),

@@ -108,6 +108,9 @@ func (rig Rig) call(t *testing.T, limit time.Duration, f func(context.Context) e
 		if rig.Secret != "" && strings.Contains(text, rig.Secret) || strings.ContainsAny(text, "\n\r\x1b\x00") || len(text) > 1000 {
 			t.Errorf("unsafe for a log: %q", text)
 		}
+		if strings.Contains(text, "bug of gpupool") {
+			t.Errorf("a panic: %s", text)
+		}
 	}
 	return err
 }
@@ -411,22 +414,30 @@ func hostile(t *testing.T, rig Rig, changes bool) {
 				want(t, "on", rig.call(t, short, d.On), h.change)
 				return
 			}
-			all := func(w http.ResponseWriter, _ *http.Request) bool { h.answer(c, w); return true }
-			c.Intercept(all)
-			if _, err := rig.state(t, short, d); err == nil {
-				t.Error("a first read went well")
+			all := func(c *Cloud) {
+				c.Intercept(func(w http.ResponseWriter, _ *http.Request) bool { h.answer(c, w); return true })
 			}
-			c.Intercept(nil)
-			d = rig.open(t, c, rig.ID(1)) // a login that failed may have locked
-			_ = d.Close()
-			fresh := rig.Start(t, rig.ID(1))
-			d = rig.open(t, fresh, rig.ID(1))
-			if _, err := rig.state(t, plenty, d); err != nil {
+			all(c)
+			if _, err := rig.state(t, short, d); err == nil {
+				t.Error("a first read, login included, went well")
+			}
+
+			c = rig.Start(t, rig.ID(1), rig.ID(2))
+			one, other := rig.open(t, c, rig.ID(1)), rig.open(t, c, rig.ID(2))
+			if _, err := rig.state(t, plenty, one); err != nil {
 				t.Fatal(err)
 			}
-			fresh.Intercept(all)
-			_, err := rig.state(t, short, d)
+			all(c)
+			_, err := rig.state(t, short, one)
 			want(t, "state", err, h.read)
+			var wg sync.WaitGroup // several may be read another way than one
+			for _, d := range []power.Driver{one, other} {
+				wg.Go(func() {
+					_, err := rig.state(t, short, d)
+					want(t, "state of one of two", err, h.read)
+				})
+			}
+			wg.Wait()
 		})
 	}
 	t.Cleanup(func() {
