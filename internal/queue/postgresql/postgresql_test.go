@@ -193,7 +193,7 @@ queue "q" {
 		{"gpupool", "SELECT 1; DROP TABLE tasks", "", queue.ErrRefused.Error()},
 		{"gpupool", "DELETE FROM tasks RETURNING 1", "", "read-only transaction"},
 		{"gpupool", "SELECT 1 FROM pg_sleep(100)", `timeout = "300ms"`, queue.ErrUnreachable.Error()},
-		{"gpupool", "SELECT repeat('x', 100000000)", "", queue.ErrInvalid.Error()},
+		{"gpupool", "SELECT repeat('x', 3000000)", "", queue.ErrInvalid.Error()},
 		{"stranger", "SELECT count(*) FROM tasks", "", queue.ErrAuth.Error()},
 		{"locked", "SELECT 1", "", queue.ErrAuth.Error()},
 		{"nobody", "SELECT 1", "", queue.ErrAuth.Error()},
