@@ -9,6 +9,9 @@ pool "h100" {
   max_booting  = 2     # hosts booting at once: spares the rack its in-rush
   boot_timeout = "15m" # slower ones stop counting, and another is tried
 
+  # Hosts of several kinds, owned or rented, are told apart by class blocks, and
+  # rack blocks hold power budgets: see "Classes and racks" in that page.
+
   # How to reach the hosts' BMCs. The password is only ever a reference.
   power "ipmi" {
     username     = "gpupool" # operator privilege is enough

@@ -151,7 +151,11 @@ func (f *planFlags) run(ctx context.Context, out, warn io.Writer, names []string
 }
 
 func (f *planFlags) plan(ctx context.Context, cc *consul.Client, nc *nomad.Client, p inventory.Pool) (planned, error) {
-	hosts, err := f.hosts(ctx, cc, p)
+	status, err := cc.Pool(p.Name).Status(ctx)
+	if err != nil && !errors.Is(err, consul.ErrNotFound) {
+		return planned{}, err
+	}
+	hosts, err := f.hosts(status, p)
 	if err != nil {
 		return planned{}, err
 	}
@@ -162,7 +166,7 @@ func (f *planFlags) plan(ctx context.Context, cc *consul.Client, nc *nomad.Clien
 	}
 	site := live.NewSite(live.SiteConfig{
 		Hosts: hosts, Nomad: nc, Consul: cc, Spec: live.Spec(p), Kinds: live.Kinds(p),
-		Agent: limits.Agent, DrainDeadline: p.DrainDeadline, Gather: gather,
+		Agent: limits.Agent, DrainDeadline: p.DrainDeadline, Gather: gather, Own: actor(status, p),
 	})
 	defer site.Close() //nolint:errcheck // it was only looked at
 	look := live.LookConfig{Pool: p.Name, Site: site, Consul: cc, Limits: limits}
@@ -195,18 +199,24 @@ func (f *planFlags) gather() (c fleet.Config, err error) {
 	return c, err
 }
 
+// actor is where the process runs that acts on the pool, as far as it matters.
+func actor(s consul.Status, p inventory.Pool) live.Own {
+	for _, h := range p.Hosts {
+		if h.ID == s.Self {
+			return live.Own{Node: h.Node}
+		}
+	}
+	return live.Own{}
+}
+
 // hosts makes the hosts with the power controllers, or with what was last seen
 // of them.
-func (f *planFlags) hosts(ctx context.Context, cc *consul.Client, p inventory.Pool) ([]live.Host, error) {
+func (f *planFlags) hosts(s consul.Status, p inventory.Pool) ([]live.Host, error) {
 	if f.askPower {
 		return live.Hosts(p)
 	}
-	s, err := cc.Pool(p.Name).Status(ctx)
-	if errors.Is(err, consul.ErrNotFound) {
+	if s.At.IsZero() {
 		return live.Blind(p, "nobody has looked yet; ask the power controllers with --power"), nil
-	}
-	if err != nil {
-		return nil, err
 	}
 	// A loop that is well writes once a minute.
 	const most = 2 * time.Minute

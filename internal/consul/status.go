@@ -17,6 +17,9 @@ type Status struct {
 	At         time.Time `json:"at"`         // when the sweep that it tells of ended
 	Generation uint64    `json:"generation"` // of the lease it was written under
 	Holder     string    `json:"holder"`     // the process that holds the lease
+	// Self is the host that the holder runs on, which is never taken out of
+	// service; empty if it is none of the pool's.
+	Self string `json:"self,omitempty"`
 	// Note is why the wanted count is not met, or nothing is decided at the
 	// moment. At most 1 kB is kept.
 	Note  string       `json:"note,omitempty"`

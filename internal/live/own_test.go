@@ -5,7 +5,9 @@ import (
 
 	"github.com/hashicorp/nomad/api"
 
+	"github.com/gpupool/gpupool/internal/control"
 	"github.com/gpupool/gpupool/internal/nomad"
+	"github.com/gpupool/gpupool/internal/pool"
 )
 
 // TestOwnNode: where a process runs is what it was told, else what Nomad says
@@ -35,5 +37,17 @@ func TestOwnNode(t *testing.T) {
 		if n := said.count("own_node"); n != tt.told {
 			t.Errorf("%+v: said %d times that it is not known, want %d:\n%s", tt.own, n, tt.told, said)
 		}
+	}
+}
+
+// TestStatusTellsTheOwnHost: who looks at the pool from elsewhere must know
+// which host is spared.
+func TestStatusTellsTheOwnHost(t *testing.T) {
+	log, _ := newLog()
+	s := newTeller(log).status(control.Report{Snapshot: pool.Snapshot{Hosts: []pool.View{
+		{Host: pool.Host{ID: "gpu-1"}}, {Host: pool.Host{ID: "gpu-2"}, Seen: pool.Seen{Self: true}},
+	}}})
+	if s.Self != "gpu-2" {
+		t.Errorf("got %q", s.Self)
 	}
 }

@@ -141,6 +141,11 @@ func (t *teller) outcome(o control.Outcome, gen uint64) {
 
 func (t *teller) status(r control.Report) consul.Status {
 	s := consul.Status{Want: r.Want, At: r.At, Note: r.Decision.Note}
+	for _, v := range r.Snapshot.Hosts {
+		if v.Self {
+			s.Self = v.Host.ID
+		}
+	}
 	for _, h := range r.Decision.Hosts {
 		s.Hosts = append(s.Hosts, consul.HostStatus{
 			ID: h.ID, Power: h.Power.String(), Phase: h.Phase.String(), GPUs: h.GPUs, GPUsBusy: h.GPUsBusy,
