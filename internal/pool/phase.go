@@ -59,8 +59,6 @@ const (
 	Quarantined
 )
 
-const phases = int(Quarantined) + 1
-
 func (p Phase) String() string {
 	return name(int(p), "unknown", "off", "booting", "ready", "draining", "stopping", "held", "quarantined")
 }
