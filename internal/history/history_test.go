@@ -212,6 +212,9 @@ func TestRecordForgets(t *testing.T) {
 	if n := len(got); n < 48 || n > 72 {
 		t.Errorf("%d hours of a record that keeps two days and today", n)
 	}
+	if r.Day(today) != nil || r.Day(today+8) == nil {
+		t.Error("an old day is in memory, or a recent one is not")
+	}
 }
 
 // After a failover the old minutes are there, what is sampled since is fine,

@@ -75,21 +75,27 @@ func ready(of func(*fleet.Instance) measured) func(*fleet.Instance) measured {
 
 // work is the requests of an instance.
 func work(i *fleet.Instance) measured {
-	running, waiting := value(i.Load[fleet.Running]), value(i.Load[fleet.Waiting])
+	return requests(value(i.Load[fleet.Running]), value(i.Load[fleet.Waiting]))
+}
+
+// requests adds up those that are worked on and those that wait. What a server
+// does not tell of the two counts for nothing, if it tells the other.
+func requests(running, waiting measured) measured {
 	switch {
 	case running.state == missing || waiting.state == missing:
 		return measured{state: missing}
 	case running.state == none && waiting.state == none:
 		return measured{state: none}
 	}
-	return is(running.value + waiting.value) // one that the server does not tell counts for nothing
+	return is(running.value + waiting.value)
 }
 
 // load is how full an instance is.
 func load(i *fleet.Instance) measured {
-	requests, waiting, running := work(i), value(i.Load[fleet.Waiting]), value(i.Load[fleet.Running])
+	running, waiting := value(i.Load[fleet.Running]), value(i.Load[fleet.Waiting])
 	slots, kv := value(i.Load[fleet.Slots]), value(i.Load[fleet.KVUsed])
-	if requests.state == missing || slots.state == missing || kv.state == missing {
+	all := requests(running, waiting)
+	if all.state == missing || slots.state == missing || kv.state == missing {
 		return measured{state: missing}
 	}
 	full := -1.0
@@ -97,11 +103,11 @@ func load(i *fleet.Instance) measured {
 		full = kv.value
 	}
 	switch {
-	case requests.state != there:
+	case all.state != there:
 	case slots.state == there && slots.value > 0:
-		full = max(full, requests.value/slots.value)
+		full = max(full, all.value/slots.value)
 	case waiting.value > 0:
-		full = max(full, requests.value/max(running.value, 1))
+		full = max(full, all.value/max(running.value, 1))
 	case running.state == there && running.value == 0:
 		full = max(full, 0)
 	}

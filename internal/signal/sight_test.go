@@ -257,6 +257,23 @@ func TestCoverage(t *testing.T) {
 	unread := func(r *fleet.Reading) {
 		r.Snapshot.GPUs[1].Busy, r.Snapshot.GPUs[1].BusyOver = fleet.Value{Quality: fleet.QualityFailed}, nil
 	}
+	untold := func(r *fleet.Reading) {
+		g := &r.Snapshot.GPUs[1]
+		g.Busy, g.BusyOver = ok(0), []fleet.Window{{Seconds: 1, Mean: 1, Coverage: 0.4}}
+		g.Processes = fleet.Processes{Quality: fleet.QualityFailed}
+	}
+	parts := func(r *fleet.Reading) {
+		read, ratio := fleet.Read{Quality: fleet.QualityOK}, func(x float64) fleet.Activity {
+			return fleet.Activity{Read: fleet.Read{Quality: fleet.QualityOK}, SM: &x}
+		}
+		g := &r.Snapshot.GPUs[1]
+		g.Activity = fleet.Activity{Read: fleet.Read{Quality: fleet.QualityUnsupported}}
+		g.MIG = fleet.MIG{Read: read, Enabled: true, Devices: []fleet.MIGDevice{
+			{GPUInstance: 1, Activity: ratio(0.9)}, {GPUInstance: 1, ComputeInstance: 1, Activity: ratio(0.9)}, {GPUInstance: 2, Activity: ratio(0.1)},
+		}}
+	}
+	cold := func(r *fleet.Reading) { r.Snapshot.Instances.List[0].State = fleet.Cold }
+	slotless := func(r *fleet.Reading) { delete(r.Snapshot.Instances.List[0].Load, fleet.Slots) }
 	idle := func(r *fleet.Reading) { r.Snapshot.Instances.List = nil }
 	unprobed := func(r *fleet.Reading) {
 		delete(r.Snapshot.Instances.List[0].Load, fleet.Waiting)
@@ -294,6 +311,11 @@ func TestCoverage(t *testing.T) {
 		{"what they need", idle, `instances_needed{job="chat"}`, 0.75, true, "50%"},
 		{"a server that does not tell", unprobed, `instance_demand{job="chat"}`, 6, true, "not known of 1 of 2"},
 		{"a server that does not tell its requests", unprobed, `instance_load{job="chat"}`, 0.75 + 0.25, false, ""},
+		{"a GPU that is still and of whose processes nothing is known", untold, `gpu_idle{pool="h100"}`, 0, true, "not known of 1 of 4"},
+		{"a window of which most is not there", untold, `gpu_busy_ratio{pool="h100",gpu="GPU-1",node="b"}`, 0, false, ""},
+		{"the parts of a divided GPU, each once", parts, `gpu_sm_ratio{pool="h100",gpu="GPU-1",node="b"}`, 0.5, false, ""},
+		{"an instance whose task does not run is none that runs", cold, `instance_demand{job="chat"}`, 6, true, "agents see 1"},
+		{"a server that tells of no slots and lets others wait", slotless, `instance_load{job="chat"}`, 0.75 + 18.0/8, false, ""},
 		{"one that drains finishes its own", draining, `instance_demand{job="chat"}`, 6, false, ""},
 		{"and can be counted", draining, `instances{job="chat",state="draining"}`, 1, false, ""},
 	} {
@@ -326,6 +348,12 @@ func TestUnknown(t *testing.T) {
 		{"Nomad was never there", func(s *Sight) { s.Pools["h100"] = Pool{Err: away} }, `gpu_busy_ratio{pool="h100"}`, false, 0, "which hosts are up is not known: nomad is away"},
 		{"Consul is away", func(s *Sight) { s.Fleet = &Fleet{At: now, Err: errors.New("consul is away")} }, `gpu_idle{pool="h100"}`, false, 0, "consul is away"},
 		{"no agents were asked yet", func(s *Sight) { s.Fleet = nil }, `gpu_idle{pool="h100"}`, false, 0, "not been read yet"},
+		{"no agent answers at all", func(s *Sight) { clear(s.Fleet.readings) }, `max(gpu_busy_ratio{pool="h100"})`, false, 0, "0%, below"},
+		{"two nodes of one name", func(s *Sight) {
+			p := s.Pools["h100"]
+			p.Demand.Hosts = append([]nomad.HostDemand{{Node: "a"}}, p.Demand.Hosts...)
+			s.Pools["h100"] = p
+		}, `host_gpus{pool="h100"}`, false, 4, ""},
 		{"an agent that Consul does not know", func(s *Sight) { delete(s.Fleet.readings, "b") }, `gpu_idle{pool="h100"}`, true, 0, "no agent of node b is in Consul"},
 		{"a pool that is off has no average", func(*Sight) {}, `gpu_busy_ratio{pool="a100"}`, false, 0, "nothing that could have a value"},
 		{"a pool that is off draws nothing", func(*Sight) {}, `gpu_power_watts{pool="a100"}`, false, 0, ""},
@@ -367,6 +395,25 @@ func TestUnknown(t *testing.T) {
 			t.Errorf("%s: %s is %v: %v, want %q", tt.what, tt.text, r.Value, r.Err, tt.err)
 		case r.AtLeast != tt.atLeast || r.Value != tt.value && tt.atLeast:
 			t.Errorf("%s: %s is at least %v, %v; want %v", tt.what, tt.text, r.Value, r.AtLeast, tt.value)
+		}
+	}
+}
+
+// A value is as old as the oldest of what it rests on.
+func TestAge(t *testing.T) {
+	s := sound()
+	q := s.Queues["tasks"]
+	q.At = now.Add(-20 * time.Second)
+	s.Queues["tasks"] = q
+	j := s.Jobs[JobID{"default", "chat"}]
+	j.At = now.Add(-10 * time.Second)
+	s.Jobs[JobID{"default", "chat"}] = j
+	for text, want := range map[string]time.Duration{
+		`demand_gpus{pool="h100"}`: 0, `instance_load{job="chat"}`: 10 * time.Second,
+		`sum(demand_gpus{pool="h100"}, queue_depth{source="tasks"})`: 20 * time.Second,
+	} {
+		if r := ask(t, s, text); r.Err != nil || now.Sub(r.At) != want {
+			t.Errorf("%s is %s old, %v; want %s", text, now.Sub(r.At), r.Err, want)
 		}
 	}
 }
