@@ -24,6 +24,8 @@ type Planner struct {
 	bucket bucket
 	zeros  zeros
 	zone   *time.Location // nil for UTC
+	mixed  bool           // the signal has short work in it that runs and that waits
+	passed lately         // the signal without what waits, where it is mixed
 	model  *forecast.Model
 	replay *replay
 }
@@ -102,7 +104,7 @@ func NewPlanner(r Rules) *Planner {
 // reset forgets everything.
 func (p *Planner) reset() {
 	r := p.rules
-	p.last, p.seen, p.bucket, p.zeros = demand.Point{}, 0, bucket{}, zeros{}
+	p.last, p.seen, p.bucket, p.zeros, p.passed = demand.Point{}, 0, bucket{}, zeros{}, lately{}
 	if p.invalid != nil || p.far() {
 		return
 	}
@@ -113,7 +115,7 @@ func (p *Planner) reset() {
 		Long:  steps(max(r.Interval-time.Minute, 0)), Every: minute, Width: 2 * minute,
 		Quantiles: quantiles,
 	})
-	p.replay = newReplay(r, p.holds)
+	p.replay = newReplay(r, p.holds, p.flow)
 }
 
 // far says whether the lead time, or the time between decisions, is beyond what
@@ -147,8 +149,13 @@ func (p *Planner) Decide(in Input) Decision {
 	if flow {
 		signal = in.Load
 	}
+	p.mixed = !flow && r.Service > 0
 	if why := unusable(signal, in.Now, r); why != "" {
 		return hold(in, r, why)
+	}
+	if p.mixed {
+		in.Service, in.Queue = r.Service, waiting(signal, in, p.replay.longest(), r)
+		flow = true
 	}
 	p.take(signal.Window(time.Time{}, in.Now), flow)
 	switch {
@@ -174,15 +181,18 @@ const enough = int(3 * time.Hour / step)
 // take feeds what is new in the series to the model and the replay.
 func (p *Planner) take(s demand.Series, flow bool) {
 	news := s
-	if p.seen > 0 {
+	if p.seen > 0 && flow == p.flow {
 		at := s.Window(p.last.At.Add(-1), p.last.At)
-		if flow != p.flow || len(at) != 1 || at[0] != p.last {
+		if len(at) != 1 || at[0] != p.last {
 			p.reset()
 		} else {
 			news = s.Window(p.last.At, s[len(s)-1].At)
 		}
 	}
-	p.flow = flow
+	if flow != p.flow {
+		p.flow = flow
+		p.reset()
+	}
 	for _, v := range news {
 		p.bucket.add(v, p.rules.StaleAfter, p.value)
 		p.last = v
@@ -196,6 +206,9 @@ func (p *Planner) value(v float64) {
 		p.model.Periods(p.period(day), p.period(7*day))
 	}
 	v = p.zeros.see(v, p.model)
+	if p.mixed {
+		v = p.passed.pass(v, p.rules.Units)
+	}
 	p.model.Add(v)
 	p.replay.add(v, p.model)
 }

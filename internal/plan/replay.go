@@ -19,7 +19,7 @@ type candidate struct {
 // manner is how a candidate meets more than it planned for.
 type manner struct {
 	name  string
-	drain float64 // a backlog beyond the slack shall be gone within so many times the allowed wait
+	drain float64 // a backlog beyond the slack shall be gone within so many times the allowed wait; 0 where what waits is in the demand
 	slack float64 // that much of the allowed wait may be in the queue one lead time ahead; below 0 capacity is added before there is one
 	rise  float64 // how much of the rise of the last minutes is expected to go on
 	keeps bool    // capacity added in this way stays for the hold time too
@@ -53,6 +53,9 @@ type situation struct {
 // that drain the backlog.
 func (s situation) out(r Rules, c candidate) (n int, drain float64) {
 	lead := r.Lead.Seconds()
+	if c.drain == 0 {
+		return replicas(s.target/r.Utilization, r), 0
+	}
 	work := s.backlog + lead*(s.recent+c.rise*s.rise+s.center)/2 - r.Units*(s.ready*lead+s.aged) - s.center*r.Wait.Seconds()*c.slack
 	if work > 0 {
 		drain = work / c.drainTime(r).Seconds()
@@ -61,14 +64,19 @@ func (s situation) out(r Rules, c candidate) (n int, drain float64) {
 	if drain > 0 {
 		need = max(need, s.center+drain)
 	}
-	return ceil(need/r.Units) + r.Spare, drain
+	return replicas(need, r), drain
 }
+
+// replicas is how many have so many units, and the spares. A hundredth of one
+// starts no other: a forecast has tails, however steady demand is.
+func replicas(units float64, r Rules) int { return ceil(units/r.Units-0.01) + r.Spare }
 
 // replay tries every candidate on the demand that came, in pools that exist in
 // arithmetic only, and knows which would have been the cheapest of those that
 // kept the promise.
 type replay struct {
 	rules      Rules
+	flow       bool // what is replayed is load, not demand that includes what waits
 	targets    []target
 	candidates []candidate
 	pools      []pool   // one for each candidate, and one that follows the choices as they are made
@@ -118,13 +126,19 @@ const (
 
 // newReplay returns a replay of candidates that differ in what they plan for, in
 // how fast they drain and in how long they hold.
-func newReplay(r Rules, holds []time.Duration) *replay {
-	p := &replay{rules: r, weight: 1, grow: math.Exp2(float64(step) / float64(halfLife)), decideEach: max(int(r.Interval/step), 1)}
+func newReplay(r Rules, holds []time.Duration, flow bool) *replay {
+	p := &replay{rules: r, flow: flow, weight: 1, grow: math.Exp2(float64(step) / float64(halfLife)), decideEach: max(int(r.Interval/step), 1)}
 	p.holds = holds
 	p.targets = targets
 	ways := manners
+	if !flow {
+		ways = []manner{{name: "as demanded"}}
+	}
 	if r.RequestCost > 0 { // it says what reserve is worth
-		p.targets, ways = []target{newsvendor(r)}, manners[1:2]
+		p.targets = []target{newsvendor(r)}
+		if flow {
+			ways = manners[1:2]
+		}
 		p.holds = p.holds[len(p.holds)/2 : len(p.holds)/2+1]
 	}
 	for q := range p.targets {
@@ -136,7 +150,7 @@ func newReplay(r Rules, holds []time.Duration) *replay {
 	}
 	p.fill()
 	for i, c := range p.candidates {
-		if len(p.targets) > 1 && c.target == defaultTarget && c.name == "calm" && c.holds == len(p.holds)/2 {
+		if len(p.targets) > 1 && c.target == defaultTarget && (c.name == "calm" || !flow) && c.holds == len(p.holds)/2 {
 			p.choice = i
 		}
 	}
@@ -176,6 +190,9 @@ func newsvendor(r Rules) target {
 	return target{quantile: i, probability: q, beyond: (q - quantiles[i]) / (quantiles[i+1] - quantiles[i])}
 }
 
+// longest is the longest hold time.
+func (p *replay) longest() time.Duration { return slices.Max(p.holds) }
+
 // chosen is the candidate to decide by.
 func (p *replay) chosen() candidate { return p.candidates[p.choice] }
 
@@ -195,7 +212,7 @@ func (p *replay) add(v float64, m *forecast.Model) {
 	r := p.rules
 	for i, t := range p.targets {
 		q := t.units(m)
-		p.base[i] = clamp(ceil(q/(r.Units*r.Utilization))+r.Spare, r)
+		p.base[i] = clamp(replicas(q/r.Utilization, r), r)
 		for h := range p.holds {
 			p.most[i*len(p.holds)+h].add(p.base[i])
 		}
@@ -247,6 +264,9 @@ func (w *pool) serve(p *replay, v float64, score bool) {
 	serve := float64(w.ready) * r.Units
 	before := w.backlog / max(serve, 1e-9)
 	w.backlog = max(w.backlog+(v-serve)*dt, 0)
+	if !p.flow && v <= serve { // v includes what waits: all of it has its unit
+		w.backlog = 0
+	}
 	after := w.backlog / max(serve, 1e-9)
 	if after > waitedPart*r.Wait.Seconds() {
 		w.waited = p.k
@@ -330,7 +350,10 @@ func (p *replay) choose() {
 		return
 	}
 	if p.prior == nil {
-		p.prior = p.surge()
+		p.prior = make([]float64, len(p.candidates))
+		if p.flow { // otherwise no manner could meet it
+			p.prior = p.surge()
+		}
 	}
 	best := len(p.candidates) - 1
 	for i := best - 1; i >= 0; i-- {
