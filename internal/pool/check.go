@@ -180,81 +180,93 @@ func (c *checker) require(a Action, ok bool, why string) {
 	}
 }
 
+// tally is what a pool comes to, before and after the actions.
+type tally struct {
+	ready    int  // hosts in service before
+	coming   int  // on their way there, in time, with those that are made eligible late
+	booting  int  // of which the in-rush must be reckoned with
+	draining int  // less those that go on, or are given back
+	on, off  int  // power-ons; soft and hard offs
+	surplus  int  // hosts taken out of service for want of demand
+	out      int  // and, with them, those that operators want out
+	called   bool // a host is powered on for want of capacity, not by a word
+
+	lastOn, lastOff time.Time // before
+}
+
 // together checks the laws that concern the pool.
 func (c *checker) together(floor int, actions []Action) {
-	var ready, coming, booting, draining, on, off, cordon, out int
-	var lastOn, lastOff time.Time
-	called := false // a host is powered on for want of capacity, not by a word
+	var t tally
 	for i := range c.all {
-		v := &c.all[i]
-		lastOn, lastOff = later(lastOn, v.OnAt), later(lastOff, v.OffAt)
-		inTime := c.now.Sub(v.Intent.At) < c.l.bootTimeout(*v.View)
-		switch {
-		case v.phase == Ready:
-			ready++
-		case v.phase == Booting && inTime:
-			coming++
-			booting++
-		case (v.phase == Unknown || v.phase == Held) && v.Verb == TurnOn && inTime && !c.dark(v):
-			booting++
-		case v.phase == Draining && !v.Said.leave():
-			draining++
-		}
+		c.before(&t, &c.all[i])
 	}
 	for _, a := range actions {
-		v := c.views[a.Host]
-		if v == nil {
-			continue
-		}
-		switch a.Do {
-		case TurnOn:
-			on++
-			called = called || v.Said.Word != WordOn
-		case Cordon:
-			if v.phase == Ready {
-				out++
-				if !v.Said.leave() {
-					cordon++
-				}
-			}
-		case Enable:
-			switch {
-			case v.phase == Draining:
-				draining--
-			case v.phase == Booting && v.overdue(c.now, c.l):
-				booting++
-				coming++
-			}
-		case SoftOff:
-			off++
-			if v.phase == Draining && !v.Said.leave() {
-				draining--
-			}
-		case HardOff:
-			off++
+		if v := c.views[a.Host]; v != nil {
+			c.after(&t, a.Do, v)
 		}
 	}
 	most := min(len(c.views), c.l.Max)
-	if on > 0 && booting+on > c.l.MaxBooting {
-		c.broken("%d hosts would boot at once, %d are allowed", booting+on, c.l.MaxBooting)
+	if t.on > 0 && t.booting+t.on > c.l.MaxBooting {
+		c.broken("%d hosts would boot at once, %d are allowed", t.booting+t.on, c.l.MaxBooting)
 	}
-	if cordon > 0 && draining+cordon > c.l.MaxDraining {
-		c.broken("%d hosts would drain at once, %d are allowed", draining+cordon, c.l.MaxDraining)
+	if t.surplus > 0 && t.draining+t.surplus > c.l.MaxDraining {
+		c.broken("%d hosts would drain at once, %d are allowed", t.draining+t.surplus, c.l.MaxDraining)
 	}
-	if called && ready+coming+on-out > most {
-		c.broken("%d hosts would be in service or on their way, %d may be", ready+coming+on-out, most)
+	if have := t.ready + t.coming + t.on - t.out; t.called && have > most {
+		c.broken("%d hosts would be in service or on their way, %d may be", have, most)
 	}
-	if cordon > 0 && ready-out < min(floor, most) {
-		c.broken("%d hosts would stay in service, %d are wanted", ready-out, floor)
+	if stay := t.ready - t.out; t.surplus > 0 && stay < min(floor, most) {
+		c.broken("%d hosts would stay in service, %d are wanted", stay, floor)
 	}
-	if c.l.Stagger > 0 && on > 0 && (on > 1 || c.now.Sub(lastOn) < c.l.Stagger) {
-		c.broken("%d hosts would be powered on within %s", on, c.l.Stagger)
+	if c.l.Stagger > 0 && t.on > 0 && (t.on > 1 || c.now.Sub(t.lastOn) < c.l.Stagger) {
+		c.broken("%d hosts would be powered on within %s", t.on, c.l.Stagger)
 	}
-	if c.l.Stagger > 0 && off > 0 && (off > 1 || c.now.Sub(lastOff) < c.l.Stagger) {
-		c.broken("%d hosts would be powered off within %s", off, c.l.Stagger)
+	if c.l.Stagger > 0 && t.off > 0 && (t.off > 1 || c.now.Sub(t.lastOff) < c.l.Stagger) {
+		c.broken("%d hosts would be powered off within %s", t.off, c.l.Stagger)
 	}
-	if ready <= most {
+	if t.ready <= most {
 		c.standby(actions)
+	}
+}
+
+// before counts a host as it is.
+func (c *checker) before(t *tally, v *seen) {
+	t.lastOn, t.lastOff = later(t.lastOn, v.OnAt), later(t.lastOff, v.OffAt)
+	inTime := c.now.Sub(v.Intent.At) < c.l.bootTimeout(*v.View)
+	switch {
+	case v.phase == Ready:
+		t.ready++
+	case v.phase == Booting && inTime:
+		t.coming++
+		t.booting++
+	case (v.phase == Unknown || v.phase == Held) && v.Verb == TurnOn && inTime && !c.dark(v):
+		t.booting++
+	case v.phase == Draining && !v.Said.leave():
+		t.draining++
+	}
+}
+
+// after counts what is done to a host.
+func (c *checker) after(t *tally, do Verb, v *seen) {
+	switch {
+	case do == TurnOn:
+		t.on++
+		t.called = t.called || v.Said.Word != WordOn
+	case do == Cordon && v.phase == Ready && v.Said.leave():
+		t.out++
+	case do == Cordon && v.phase == Ready:
+		t.out++
+		t.surplus++
+	case do == Enable && v.phase == Draining:
+		t.draining--
+	case do == Enable && v.phase == Booting && v.overdue(c.now, c.l):
+		t.coming++
+		t.booting++
+	case do == SoftOff && v.phase == Draining && !v.Said.leave():
+		t.off++
+		t.draining--
+	case do == SoftOff, do == HardOff:
+		t.off++
 	}
 }
 
