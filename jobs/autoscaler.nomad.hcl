@@ -27,6 +27,11 @@ variable "policy" {
   default     = "policies/gpu-hosts.hcl"
 }
 
+variable "queues" {
+  description = "The file of queues whose depth is demand, queues.hcl, to copy into the task. Empty: none."
+  default     = ""
+}
+
 variable "nomad_addr" {
   default = "http://127.0.0.1:4646"
 }
@@ -92,6 +97,15 @@ job "gpupool-autoscaler" {
         data        = file(var.pools)
       }
 
+      dynamic "template" {
+        for_each = var.queues == "" ? [] : [var.queues]
+
+        content {
+          destination = "${NOMAD_TASK_DIR}/queues.hcl"
+          data        = file(template.value)
+        }
+      }
+
       template {
         destination = "${NOMAD_TASK_DIR}/policies/gpu-hosts.hcl"
         data        = file(var.policy)
@@ -123,6 +137,7 @@ job "gpupool-autoscaler" {
             config = {
               pools          = "{{ env "NOMAD_TASK_DIR" }}/pools.hcl"
               consul_address = "${var.consul_addr}"
+              ${var.queues == "" ? "" : "queues = \"{{ env \"NOMAD_TASK_DIR\" }}/queues.hcl\""}
             }
           }
 

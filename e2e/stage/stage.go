@@ -35,6 +35,8 @@ type Config struct {
 	BootTimeout        time.Duration // of the pool; 0 means 2 min
 	EvaluationInterval time.Duration // of the autoscaler; 0 means 2 s
 	ScaleInAfter       time.Duration // surplus before it goes; 0 means 10 s
+
+	Queues string // content of queues.hcl; none if empty
 }
 
 // Stage is gpupool on a lab.
@@ -194,7 +196,15 @@ func (s *Stage) Autoscaler(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("stage: put the BMCs' password: %w", err)
 	}
+	queues := ""
+	if s.config.Queues != "" {
+		queues = filepath.Join(s.dir, "queues.hcl")
+		if err := os.WriteFile(queues, []byte(s.config.Queues), 0o600); err != nil {
+			return fmt.Errorf("stage: %w", err)
+		}
+	}
 	return s.Submit(ctx, "autoscaler.nomad.hcl", map[string]string{
+		"queues":              queues,
 		"bin":                 filepath.Join(s.dir, "bin"),
 		"pools":               filepath.Join(s.dir, "pools.hcl"),
 		"policy":              filepath.Join(s.root, "jobs", "policies", "gpu-hosts.hcl"),
