@@ -353,15 +353,16 @@ func TestWordsAndTimes(t *testing.T) {
 	l.host.Run()
 	l.untilPhase(pool.Ready, "")
 
-	times, err := records.Times(t.Context())
-	l.ok(err)
-	learned := times[""]
-	if n := len(learned.Boot.Last); n != 2 {
-		t.Errorf("%d boots were learned, not 2: %+v", n, learned)
-	}
-	if len(learned.Drain.Last) == 0 || len(learned.Stop.Last) == 0 {
-		t.Errorf("drains and stops were not learned: %+v", learned)
-	}
+	// What was learned is written a moment after the phase is there.
+	l.until("two boots, and drains and stops, are learned", func() string {
+		times, err := records.Times(t.Context())
+		l.ok(err)
+		learned := times[""]
+		if len(learned.Boot.Last) != 2 || len(learned.Drain.Last) == 0 || len(learned.Stop.Last) == 0 {
+			return fmt.Sprintf("%+v", learned)
+		}
+		return ""
+	})
 	if s := l.runner.State(); s.Times[""].Boot.Quantile(0.95) <= 0 || s.Times[""].Boot.Quantile(0.95) > time.Minute {
 		t.Errorf("State has %+v", s.Times)
 	}
