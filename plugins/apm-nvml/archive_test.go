@@ -121,10 +121,24 @@ func TestFailover(t *testing.T) {
 	if got := second.points(t, now, now); len(got) != 1 || got[0].Value != 55 {
 		t.Errorf("an instant: %v", got)
 	}
+	// Days that are too old go, also those of a pool that is gone.
+	old := history.DayOf(noon) - keepDays - 1
+	for _, name := range []string{"demand_gpus.h100", "demand_gpus.gone"} {
+		put := &api.KVPair{Key: "gpupool/v1/history/" + name + "/" + history.Date(old), Value: new(history.Day).Encode(old)}
+		if _, err := agent.Client().KV().Put(put, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
 	// Its own minutes are kept too.
 	second.sample(t, noon.Add(61*time.Second), 0)
 	second.keep.round(t.Context(), second.book, noon.Add(62*time.Second))
+	if keys, _, err := agent.Client().KV().Keys("gpupool/v1/history/demand_gpus.gone/", "", nil); err != nil || len(keys) != 0 {
+		t.Errorf("old days are left: %q, %v", keys, err)
+	}
 	days, _, err := consulClient(t, agent.Addr).History(t.Context(), "demand_gpus.h100", 0)
+	if days[old] != nil {
+		t.Error("an old day is left")
+	}
 	if v, ok := days[history.DayOf(noon)].At(12 * 60); err != nil || !ok || math.Abs(v-52.5) > 0.01 {
 		t.Errorf("the minute after the failover is %v, %v, %v", v, ok, err)
 	}

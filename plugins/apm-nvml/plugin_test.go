@@ -343,6 +343,12 @@ func TestSilentAgents(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		check("all answer again", sum, 5, "")
 
+		// An agent that came later is found.
+		c.host("c", 1)
+		time.Sleep(20 * time.Second)
+		check("a new one", sum, 6, "")
+		c.set(func() { c.d.Hosts = c.d.Hosts[:2] })
+
 		// A host that went off is not missing.
 		c.set(func() { c.silent["b"], c.d.Hosts = true, c.d.Hosts[:1] })
 		time.Sleep(10 * time.Second)
