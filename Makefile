@@ -11,6 +11,8 @@ CACHE ?= $(or $(GPUPOOL_TOOLS),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/gpupool/to
 GOLANGCI_LINT := v2.6.2
 FUZZTIME ?= 10s
 SCHEDULES ?= 100000
+# Modules of their own, for the AWS SDK, which drives the simulators there.
+SDKTESTS := internal/power/ec2/sdktest internal/queue/sqs/sdktest
 DEMO ?= full
 
 # What the built programs call themselves; the last commit where there is no tag.
@@ -45,7 +47,7 @@ bin:
 test: tools ## install what is needed and run all tests, end to end included
 	@go vet ./...
 	@go test -timeout 20m $$(go list ./... | grep -v /e2e)
-	@cd internal/power/ec2/sdktest && go test -mod=mod ./... # a module of its own, for the AWS SDK
+	@for m in $(SDKTESTS); do (cd $$m && go test -mod=mod ./...); done
 	@$(AS_ROOT) go test -count=1 -timeout 30m -v -p 1 ./e2e/...
 
 .PHONY: e2e
@@ -61,6 +63,7 @@ tools: ## install the packages and build the tools that the tests and the demo r
 	@e2e/tools/packages.sh $(PACKAGES)
 	@e2e/tools/build.sh >/dev/null
 test race e2e: PACKAGES = test
+bench: PACKAGES = bench
 
 .PHONY: lint
 lint: ## vet, format and lint
@@ -72,7 +75,7 @@ lint: ## vet, format and lint
 	@$(CACHE)/golangci-lint-$(GOLANGCI_LINT)/golangci-lint run ./...
 
 .PHONY: bench
-bench: ## run the benchmarks
+bench: tools ## run the benchmarks, peers beside them where there are any
 	@go test -run '^$$' -bench . -benchmem ./internal/... ./agent/... ./plugins/...
 
 .PHONY: nightly

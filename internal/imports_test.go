@@ -41,6 +41,7 @@ var directions = map[string][]string{
 	"internal/jsonl":        nil,
 	"internal/inventory":    {"internal/plainhcl", "internal/setting", "internal/secret"},
 	"internal/plainhcl":     {"internal/setting"},
+	"internal/queue":        {"internal/plainhcl", "internal/setting", "internal/secret"},
 	"internal/setting":      {"internal/secret"},
 	"internal/secret":       nil,
 	"internal/pluginconfig": {"internal/setting"},

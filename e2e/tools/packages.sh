@@ -1,14 +1,20 @@
 #!/usr/bin/env bash
-# packages.sh [test] installs the Debian packages that the demo needs, if they
-# are missing: a BMC simulator, an independent IPMI client and a C compiler for
-# the agent and the fake NVML library. With `test`, also what only tests use.
+# packages.sh [test|bench] installs the Debian packages that the demo needs, if
+# they are missing: a BMC simulator, an independent IPMI client and a C compiler
+# for the agent and the fake NVML library. With `test`, also what only tests use;
+# with `bench`, the peers that benchmarks compare with as well.
 set -euo pipefail
 
 say() { printf '%s\n' "packages: $*" >&2; }
 
 # What is needed is programs; they may have come another way.
 declare -A package=([ipmi_sim]=openipmi [ipmitool]=ipmitool [flock]=util-linux [gcc]=gcc)
-if [[ ${1-} == test ]]; then
+tests=${1-}
+if [[ $tests == bench ]]; then
+	tests=test
+	package[ipmipower]=freeipmi-tools # reads the power of racks
+fi
+if [[ $tests == test ]]; then
 	package[chromium]=chromium       # looks at the simulator's report
 	package[ip]=iproute2             # lays the wire for Wake-on-LAN
 	package[redfishtool]=redfishtool # drives the Redfish simulator, as python3-sushy does
@@ -25,10 +31,10 @@ done
 if ! echo '#include <stdio.h>' | "${CC:-gcc}" -E - >/dev/null 2>&1; then
 	missing+=(libc6-dev)
 fi
-if [[ ${1-} == test ]] && ! /usr/bin/python3 -c 'import sushy' 2>/dev/null; then
+if [[ $tests == test ]] && ! /usr/bin/python3 -c 'import sushy' 2>/dev/null; then
 	missing+=(python3-sushy)
 fi
-if [[ ${1-} == test ]] && ! command -v postgres >/dev/null && ! compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null; then
+if [[ $tests == test ]] && ! command -v postgres >/dev/null && ! compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null; then
 	missing+=(postgresql)
 fi
 ((${#missing[@]})) || exit 0
