@@ -26,6 +26,13 @@ type Settings struct {
 	Log   record.Config // no decision log where its path is empty
 
 	Schedule *calendar.Schedule // floors and ceilings at their times; never nil
+	Lead     LeadSource         // where the lead time is learned from
+}
+
+// LeadSource is where the target plugin keeps how long hosts of a pool took to
+// boot. Without a pool nothing is learned.
+type LeadSource struct {
+	Pool, ConsulAddress, ConsulPrefix string
 }
 
 // CheckDefaults reports what is wrong with the plugin's own configuration,
@@ -68,6 +75,11 @@ func Declare(r pluginconfig.Reader) Settings {
 func declare(r pluginconfig.Reader, required bool) Settings {
 	s := Settings{Rules: declareRules(r, required), Act: declareMode(r), Pool: declarePool(r), Log: declareLog(r)}
 	s.Schedule, s.Rules.Zone = declareSchedule(r)
+	s.Lead = LeadSource{
+		Pool:          r.String("learn_lead_from", "", "A pool of target-gpupool: how long its hosts really took to boot (the 95th percentile of the last ones, as the target writes it to Consul) is taken for the lead time once five are known, within half and four times lead_time."),
+		ConsulAddress: r.String("consul_address", "", "Consul's address, for learn_lead_from. Empty means CONSUL_HTTP_ADDR, or 127.0.0.1:8500; a token comes from CONSUL_HTTP_TOKEN."),
+		ConsulPrefix:  r.String("consul_prefix", "gpupool/v1/", "Where in Consul's KV store the pools' records are, for learn_lead_from."),
+	}
 	return s
 }
 

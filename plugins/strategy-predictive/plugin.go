@@ -29,10 +29,11 @@ type plugin struct {
 	defaults atomic.Pointer[map[string]string]
 	logs     decisionLogs
 	memories *memories
+	leads    *leads
 }
 
 func newPlugin(log hclog.Logger) *plugin {
-	return &plugin{log: log, logs: decisionLogs{log: log}, memories: newMemories()}
+	return &plugin{log: log, logs: decisionLogs{log: log}, memories: newMemories(), leads: newLeads(log)}
 }
 
 // PluginInfo names the plugin.
@@ -64,6 +65,7 @@ func (p *plugin) Run(eval *sdk.ScalingCheckEvaluation, count int64) (*sdk.Scalin
 	if err != nil {
 		return nil, err
 	}
+	s.Rules.Lead = p.leads.lead(s.Lead, s.Rules.Lead)
 	in, d, other := p.memories.evaluate(eval.Check, s.Rules, eval.Metrics, input(s, time.Now(), count), !s.Act)
 	p.logs.add(s, eval.Check, in, d)
 	if !s.Act {
