@@ -137,7 +137,9 @@ func (c *checker) word(a Action, v *seen) {
 	case WordOn:
 		against = a.Do == Drain || a.Do == Cordon && !c.neverJoined(v) || a.Do == SoftOff && v.phase == Draining
 	}
-	c.require(a, !against, v.Said.String())
+	if against {
+		c.broken("%s: %s", a, v.Said)
+	}
 }
 
 // off is the law that the project stands on: no host loses its power with

@@ -68,7 +68,7 @@ var offRules = []rule{
 // crowding compares domains. Of two hosts of one domain, it is the other rules
 // that decide which of them comes first, and so has the lower level.
 func crowding(a, b *host) int {
-	if a.Domain == b.Domain {
+	if a.domain == b.domain {
 		return 0
 	}
 	return cmp.Compare(a.level, b.level)

@@ -102,6 +102,7 @@ type host struct {
 	// For the order in which hosts are taken: see order.go. They are worked out
 	// once, since hosts are many and compared often.
 	index      int     // in the order of IDs
+	domain     int     // a number for Domain
 	failed     int     // boots in a row
 	cycles     int     // power-ons today
 	efficiency float64 // watts per GPU in service; 0 if not known
@@ -119,6 +120,7 @@ func newReconciler(now time.Time, s Snapshot, l Limits) *reconciler {
 		hosts: make([]*host, len(s.Hosts)),
 	}
 	all := make([]host, len(s.Hosts))
+	domains := make(map[string]int)
 	for i := range s.Hosts {
 		v := &s.Hosts[i]
 		st := statusOf(*v, now, l)
@@ -128,6 +130,10 @@ func newReconciler(now time.Time, s Snapshot, l Limits) *reconciler {
 			failed: v.failures(), cycles: v.cyclesToday(now),
 		}
 		h.efficiency = h.kind.RunWatts / float64(max(v.Host.GPUs, 1))
+		if _, known := domains[v.Domain]; !known {
+			domains[v.Domain] = len(domains)
+		}
+		h.domain = domains[v.Domain]
 		r.hosts[i] = h
 		r.enter(h, st.Phase, !st.Overdue)
 		if !v.dark(st.Phase, now, l) {
