@@ -372,6 +372,10 @@ func (t Term) look(l *list, s *fleet.Snapshot) {
 		l.add(t.Signal.host(s))
 		return
 	}
+	if s.Driver.State == fleet.DriverStarting {
+		l.add(measured{state: missing}) // whatever GPUs it has
+		return
+	}
 	for i := range s.GPUs {
 		g := &s.GPUs[i]
 		switch {

@@ -236,7 +236,7 @@ func TestEverySignal(t *testing.T) {
 			})
 		}
 		r := ask(t, dumb, text)
-		measure := s.Kind == GPUKind && !s.counts || s.Kind == InstanceKind && strings.HasPrefix(s.Name, "instance_")
+		measure := s.Kind == GPUKind && !s.counts || s.Name == "host_idle" || s.Kind == InstanceKind && strings.HasPrefix(s.Name, "instance_")
 		if measure && r.Err == nil {
 			t.Errorf("%s is %v where nobody tells", text, r.Value)
 		}
@@ -249,6 +249,13 @@ func TestCoverage(t *testing.T) {
 		*r = fleet.Reading{Err: errors.New("agent of node b at 10.0.0.2:9109: no route")}
 	}
 	hung := func(r *fleet.Reading) { r.Snapshot.GPUs[1].State = fleet.StateUnresponsive }
+	still := func(r *fleet.Reading, s fleet.State) {
+		r.Snapshot.GPUs[0] = r.Snapshot.GPUs[1]
+		r.Snapshot.GPUs[0].State = s
+	}
+	stillHung := func(r *fleet.Reading) { still(r, fleet.StateUnresponsive) }
+	stillLost := func(r *fleet.Reading) { still(r, fleet.StateLost) }
+	starting := func(r *fleet.Reading) { r.Snapshot.Driver.State, r.Snapshot.GPUs = fleet.DriverStarting, nil }
 	lost := func(r *fleet.Reading) { r.Snapshot.GPUs[1].State = fleet.StateLost }
 	divided := func(r *fleet.Reading) {
 		r.Snapshot.GPUs[1].Busy, r.Snapshot.GPUs[1].BusyOver = fleet.Value{Quality: fleet.QualityUnsupported}, nil
@@ -306,6 +313,11 @@ func TestCoverage(t *testing.T) {
 		{"a value that lies about its age", old, `gpu_busy_ratio{pool="h100"}`, 0, false, "not known of 1 of 4"},
 		{"a value that could not be read", unread, `gpu_busy_ratio{pool="h100"}`, 0, false, "not known of 1 of 4"},
 		{"no GPU of that model", lost, `avg(gpu_busy_ratio{pool="h100",model="L4"})`, 0, false, "nothing that could have a value"},
+		{"a host with a GPU that hangs", hung, `host_idle{pool="h100",node="b"}`, 0, false, ""}, // the other is busy
+		{"a host that is not looked into yet", starting, `gpu_idle{pool="h100"}`, 0, true, "not known of 1 of 3"},
+		{"such a host is not idle", starting, `host_idle{pool="h100"}`, 0, true, "not known of 1 of 2"},
+		{"a host that is still but for one that hangs", stillHung, `host_idle{pool="h100",node="b"}`, 0, true, "not known of 1 of 1"},
+		{"a host that is still but for one that is lost", stillLost, `host_idle{pool="h100",node="b"}`, 1, false, ""},
 		{"an instance that no agent sees", idle, `instance_demand{job="chat"}`, 6, true, "of the 2 instances that Nomad says to be running, agents see 1"},
 		{"an average of them", idle, `avg(instance_load{job="chat"})`, 0, false, "50%"},
 		{"what they need", idle, `instances_needed{job="chat"}`, 0.75, true, "50%"},

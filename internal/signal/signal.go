@@ -230,18 +230,27 @@ var hostSignals = []Signal{
 		Doc:  "1 where the GPU driver can be asked.",
 		host: func(s *fleet.Snapshot) measured { return flag(s.Driver.State == fleet.DriverOK) }},
 	{Name: "host_idle", Unit: "0 or 1", Kind: HostKind, Aggregate: Sum,
-		Doc: "1 where no usable GPU is busy or has a process. Not known where that is not known of one of them.",
-		host: func(s *fleet.Snapshot) measured {
-			for i := range s.GPUs {
-				if !s.GPUs[i].State.Usable() {
-					continue
-				}
-				if m := idle(&s.GPUs[i]); m.state == missing || m.state == there && m.value == 0 {
-					return m
-				}
-			}
-			return is(1)
-		}},
+		Doc:  "1 where no GPU is busy or has a process. Not known where that is not known of one of them; those that are lost do nothing.",
+		host: stillHost},
+}
+
+func stillHost(s *fleet.Snapshot) measured {
+	if s.Driver.State != fleet.DriverOK {
+		return measured{state: missing}
+	}
+	unknown := false
+	for i := range s.GPUs {
+		g := &s.GPUs[i]
+		if g.State == fleet.StateLost {
+			continue
+		}
+		m := idle(g)
+		if m.state == there && m.value == 0 {
+			return m
+		}
+		unknown = unknown || m.state != there || !g.State.Usable()
+	}
+	return measured{1, unless(unknown)}
 }
 
 var groupSignals = []Signal{
