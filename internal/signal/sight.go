@@ -434,16 +434,19 @@ func (t Term) ofInstances(s *Sight) Reading {
 	}
 	var l list
 	view := jobView{}
-	allocs := make(map[string]bool)
-	for _, i := range f.jobs[JobID{t.space, t.key}] {
-		if !t.filter[labelGroup].ok(i.Group) {
+	of := f.jobs[JobID{t.space, t.key}]
+	allocs := make(map[string]struct{}, len(of))
+	l.values = make([]float64, 0, len(of))
+	group, node, model, engine, state := t.filter[labelGroup], t.filter[labelNode], t.filter[labelModel], t.filter[labelEngine], t.filter[labelState]
+	for _, i := range of {
+		if !group.ok(i.Group) {
 			continue
 		}
 		if i.State != fleet.Cold {
-			allocs[i.Alloc] = true
+			allocs[i.Alloc] = struct{}{}
 		}
 		switch {
-		case !t.filter[labelNode].ok(i.node) || !t.filter[labelModel].ok(i.Model) || !t.filter[labelEngine].ok(i.Engine) || !t.filter[labelState].ok(string(i.State)):
+		case !node.ok(i.node) || !model.ok(i.Model) || !engine.ok(i.Engine) || !state.ok(string(i.State)):
 		case t.Signal.Kind == JobKind:
 			if i.State.Ready() {
 				view.ready = append(view.ready, i.Instance)

@@ -109,10 +109,23 @@ const (
 	apart         // it is not asked for: what has no part in the signal
 )
 
-func is(v float64) measured      { return measured{value: v} }
-func unless(bad bool) state      { return map[bool]state{false: there, true: missing}[bad] }
-func flag(b bool) measured       { return map[bool]measured{false: {}, true: {value: 1}}[b] }
+func is(v float64) measured { return measured{value: v} }
+
 func count[T ~int](n T) measured { return is(float64(n)) }
+
+func unless(bad bool) state {
+	if bad {
+		return missing
+	}
+	return there
+}
+
+func flag(b bool) measured {
+	if b {
+		return is(1)
+	}
+	return is(0)
+}
 
 // Signals is every signal, in the order of the reference page.
 var Signals = slices.Concat(poolSignals, hostSignals, gpuSignals, groupSignals, instanceSignals(), jobSignals, queueSignals)
