@@ -12,6 +12,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	_ "embed"
 	"encoding/csv"
 	"errors"
@@ -157,7 +158,7 @@ func ask(values []float64, at []int) ([]said, error) {
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command("Rscript", "--vanilla", "compare.R", "series", "origins", "out")
+	cmd := exec.CommandContext(context.Background(), "Rscript", "--vanilla", "compare.R", "series", "origins", "out")
 	cmd.Dir, cmd.Stderr = dir, os.Stderr
 	if err := cmd.Run(); err != nil {
 		return nil, fmt.Errorf("Rscript: %w", err)
