@@ -272,9 +272,12 @@ type Intent struct {
 	// NodeIndex is Node.Index as it was seen before the act.
 	NodeIndex uint64 `json:"node_index,omitempty"`
 	// Foreign is set when the node's last drain was somebody else's already
-	// before the act, and given back. One that appears later is a hand that came
-	// since.
+	// before the act. One that appears later is a hand that came since.
 	Foreign bool `json:"foreign,omitempty"`
+	// Held is set when another hand kept the node out of service before the
+	// act, which an operator's word went before. It is respected again when the
+	// word is taken back, unless a drain of ours has taken its place.
+	Held bool `json:"held,omitempty"`
 	// Eligible is set when the node was eligible before the act, or not known
 	// to Nomad, where new nodes are: a power-on makes none ineligible.
 	Eligible bool `json:"eligible,omitempty"`
@@ -302,10 +305,11 @@ type Intent struct {
 // Intend is what is recorded before an action on the host is carried out, at
 // a time and under a generation of the lease.
 func (v View) Intend(a Action, at time.Time, gen uint64) Intent {
-	held, _ := v.held() // by a hand that an operator's word goes before
+	held, _ := v.held()
 	return Intent{
 		Verb: a.Do, Why: a.Why, At: at, Gen: gen, NodeIndex: v.Node.Index,
-		Foreign:  v.Node.Mark == MarkForeign && !held,
+		Foreign:  v.Node.Mark == MarkForeign,
+		Held:     held,
 		Eligible: v.Node.Eligible || v.Node.Status == NodeAbsent,
 		Ledger:   a.Ledger, Rev: v.Rev,
 	}

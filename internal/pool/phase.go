@@ -167,6 +167,9 @@ func (v View) held() (bool, string) {
 	if n.Mark == MarkOurs {
 		return false, ""
 	}
+	if v.Intent.Held {
+		return true, "made ineligible by somebody else"
+	}
 	switch v.Verb {
 	case Cordon, Drain, SoftOff, HardOff:
 		// We took it out of service; a drain that the client did by itself while

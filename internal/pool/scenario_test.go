@@ -262,6 +262,8 @@ func readIntent(t *testing.T, d *datadriven.TestData, now time.Time, vals []stri
 			in.SettledAt = time.Time{}
 		case "after-foreign":
 			in.Foreign = true
+		case "while-held":
+			in.Held = true
 		case "while-eligible":
 			in.Eligible = true
 		case "ambiguous":

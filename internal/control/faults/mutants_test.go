@@ -62,7 +62,7 @@ var rules = []mutant{
 	{rule: "an old mark is no drain", file: phase, old: `if unsure && v.Node.Index`, new: `if unsure && false && v.Node.Index`},
 	{rule: "the fence after an unknown outcome", file: phase, old: `return i.At.Add(l.Fence)`, new: `return i.At`},
 	{rule: "a foreign drain is held", file: phase, old: `n.Draining || v.Verb != VerbNone && !v.Intent.Foreign`, new: `false`},
-	{rule: "a foreign ineligibility is held", file: phase, old: `return true, "made ineligible by somebody else"`, new: `return false, ""`},
+	{rule: "a foreign ineligibility is held", file: phase, old: "\treturn true, \"made ineligible by somebody else\"\n}\n", new: "\treturn false, \"\"\n}\n"},
 	{rule: "a give-back is repeated until it is on record", file: reconcile, old: `if h.Verb == Enable && !h.givenBack() && !h.Said.leave() {`, new: `if false {`},
 	{rule: "most that boot", file: grow, old: `if r.booting >= r.l.MaxBooting {`, new: `if r.booting >= r.l.MaxBooting+9 {`},
 	{rule: "most that drain", file: shrink, old: `if surplus <= 0 || r.draining >= r.l.MaxDraining {`, new: `if surplus <= 0 {`},
@@ -118,7 +118,7 @@ var rules = []mutant{
 	{rule: "word: on is not chosen", file: shrink, old: `if h.Said.Word == WordOn {`, new: `if false {`},
 	{rule: "word: on ends a quarantine", file: phase, old: `n >= 2 && !v.calledFor() {`, new: `n >= 2 {`, choice: true},
 	{rule: "word taken back: least time on", file: reconcile, old: `case h.tooYoung(r.now, r.l) && !h.Said.leave():`, new: `case false:`},
-	{rule: "word: another hand is remembered", file: host, old: `v.Node.Mark == MarkForeign && !held`, new: `v.Node.Mark == MarkForeign || held && false`},
+	{rule: "word: another hand is remembered", file: host, old: `Held:     held,`, new: `Held:     held && false,`},
 	{rule: "work is moved only where it fits", file: shrink, old: `case !room[h.Host.Class].move(h):`, new: `case !room[h.Host.Class].move(h) && false:`},
 	{rule: "work is moved only within its class", file: shrink, old: `r := rooms[h.Host.Class]`, new: `r := rooms[""]`, also: []mutant{
 		{file: shrink, old: `rooms[h.Host.Class] = r`, new: `rooms[""] = r`}, {file: shrink, old: `!room[h.Host.Class].move(h)`, new: `!room[""].move(h)`},
