@@ -38,7 +38,8 @@
 //   - never more booting, draining or in service than allowed; fewer in service
 //     than wanted never by our hand;
 //   - least time on, budget of cycles, stagger and the racks' watts are kept;
-//   - a class that the provider had none of is not asked for within a minute;
+//   - a class that the provider had none of is not asked for within a minute,
+//     nor, if it had none again, within two, and so on;
 //   - a warm host that leaves is taken back before a cold one is powered on.
 //
 // Liveness, once faults have stopped and the wanted count is steady: within a

@@ -20,6 +20,7 @@ type judge struct {
 	// lastOff is that of the last soft or hard off.
 	lastOff time.Time
 	refused map[string]time.Time // by class, when it was last on record that there is none to have
+	inARow  map[string]int       // by class, how often it was refused since it was last given
 	acts    int
 }
 
@@ -52,6 +53,7 @@ type docket struct {
 	// since.
 	offs     int
 	onBefore time.Time // onAt before the last power-on
+	refusals int       // of its class in a row, before that
 }
 
 func (j *judge) docket(m *machine) *docket {
@@ -91,7 +93,8 @@ func (j *judge) recorded(p *proc, m *machine, in pool.Intent) {
 		day := in.At.UTC().Format(time.DateOnly)
 		j.require(l.CycleBudget == 0 || d.cycles[day] < l.CycleBudget, "%s: powered on more than %d times on %s", m.id, l.CycleBudget, day)
 		d.cycles[day]++
-		d.before, d.onBefore = j.lastOn, d.onAt
+		d.before, d.onBefore, d.refusals = j.lastOn, d.onAt, j.inARow[m.class]
+		j.inARow[m.class] = 0 // unless it is refused
 		j.lastOn, d.onAt, d.asked, d.failed, d.sawJoin = in.At, in.At, false, false, false
 		d.offs = 0
 	case pool.Drain:
@@ -118,6 +121,7 @@ func (j *judge) settled(m *machine, in pool.Intent) {
 	if in.Verb == pool.TurnOn && in.NoCapacity {
 		j.refused[m.class] = j.w.now
 		d := j.docket(m)
+		j.inARow[m.class] = max(j.inARow[m.class], d.refusals+1)
 		d.cycles[in.At.UTC().Format(time.DateOnly)]-- // nothing was worn, and nothing drawn
 		if j.lastOn.Equal(in.At) {
 			j.lastOn = d.before
@@ -235,7 +239,8 @@ func (j *judge) begins(m *machine, c command) {
 			j.require(a.placed.After(sight) || j.mayMove(m, a, c.p), "%s: drained while %s runs on it, which must stay", m.id, a.id)
 		}
 	case pool.TurnOn:
-		j.require(j.refused[m.class].IsZero() || now.Sub(j.refused[m.class]) >= time.Minute-actTimeout || w.cameOn(m.class, j.refused[m.class].Add(-w.setup.poll)), "%s: powered on %s after the provider had none of class %s", m.id, now.Sub(j.refused[m.class]), m.class)
+		rest := time.Minute << max(d.refusals-1, 0)
+		j.require(d.refusals == 0 || now.Sub(j.refused[m.class]) >= rest-actTimeout || w.cameOn(m.class, j.refused[m.class].Add(-w.setup.poll)), "%s: powered on %s after the provider had none of class %s", m.id, now.Sub(j.refused[m.class]), m.class)
 		if budget, ok := l.Budgets[m.rack]; ok {
 			class := l.Classes[m.class]
 			watts := max(class.BootWatts, class.RunWatts)
