@@ -158,6 +158,6 @@ func declareRules(r pluginconfig.Reader, required bool) plan.Rules {
 
 		RequestCost:  r.Float("cost_per_late_request", 0, "What one request that is late costs, in the money of replica_price. With it the newsvendor's quantile decides how much is kept in reserve, instead of slo: more cost never means less capacity.", setting.Between(0, 1e9)),
 		ReplicaPrice: r.Float("replica_price", 0, "What one of them costs an hour. Only for cost_per_late_request.", setting.Between(0, 1e9)),
-		Service:      duration("service_time", 0, "Mean time that one request holds one unit. Only for cost_per_late_request."),
+		Service:      duration("service_time", 0, "Mean time that one request holds one unit, where the series is requests, running and waiting ones: a queue is then drained instead of taken for load. 0: work that holds its unit until it ends, as jobs do. Also for cost_per_late_request."),
 	}
 }
