@@ -94,6 +94,9 @@ func (j *judge) recorded(p *proc, m *machine, in pool.Intent) {
 		j.require(l.CycleBudget == 0 || d.cycles[day] < l.CycleBudget, "%s: powered on more than %d times on %s", m.id, l.CycleBudget, day)
 		d.cycles[day]++
 		d.before, d.onBefore, d.refusals = j.lastOn, d.onAt, j.inARow[m.class]
+		if w.cameOn(m.class, j.refused[m.class].Add(-w.setup.poll)) {
+			d.refusals = 0
+		}
 		j.inARow[m.class] = 0 // unless it is refused
 		j.lastOn, d.onAt, d.asked, d.failed, d.sawJoin = in.At, in.At, false, false, false
 		d.offs = 0
@@ -143,10 +146,12 @@ func (j *judge) ticked(p *proc, r control.Report) {
 	}
 }
 
-// cameOn reports whether a host of a class came on since, by whomever: then
-// there are some to have.
+// cameOn reports whether a host of a class came on since, by whomever, or its
+// BMC said so: then there are some to have.
 func (w *world) cameOn(class string, since time.Time) bool {
-	return slices.ContainsFunc(w.hosts, func(o *machine) bool { return o.class == class && o.on && o.onSince.After(since) })
+	return slices.ContainsFunc(w.hosts, func(o *machine) bool {
+		return o.class == class && (o.on && o.onSince.After(since) || o.bmcLied.After(since))
+	})
 }
 
 // draw is what a host draws, as far as the process that acts could know.

@@ -327,7 +327,7 @@ func generate(seed uint64) setup {
 			if x -= k.weight; x >= 0 {
 				continue
 			}
-			f := fault{kind: name, at: time.Duration(r.Int64N(int64(s.chaos))).Round(time.Millisecond), host: r.IntN(s.hosts + 1), step: steps[r.IntN(len(steps))]}
+			f := fault{kind: name, at: max(time.Millisecond, time.Duration(r.Int64N(int64(s.chaos))).Round(time.Millisecond)), host: r.IntN(s.hosts + 1), step: steps[r.IntN(len(steps))]}
 			if k.hi > 0 {
 				f.last = min(k.lo+time.Duration(r.Int64N(int64(k.hi-k.lo))), s.chaos-f.at).Round(time.Millisecond)
 			}
