@@ -265,7 +265,9 @@ func (j *judge) begins(m *machine, c command) {
 			case o == m:
 			case o.inService() && o.on:
 				// One that joined without all of its GPUs is not in service yet.
-				if steady && od.verb != pool.TurnOn && o.readyAt.Before(sight) && o.dimmed.Before(sight) && !o.hold.on && !o.node.operators && w.unspoken(o, c.p) {
+				// race: one that did not boot in its time, and joins as it is told to
+				// shut down, is neither.
+				if steady && od.verb != pool.TurnOn && od.offs == 0 && o.readyAt.Before(sight) && o.dimmed.Before(sight) && !o.hold.on && !o.node.operators && w.unspoken(o, c.p) {
 					in++
 				}
 			case o.on && o.onByUs && !o.everJoined && w.truthful(o, sight) && od.verb == pool.TurnOn && now.Sub(od.at) < j.leastBootTime(o):
