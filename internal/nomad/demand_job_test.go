@@ -54,7 +54,9 @@ func TestGroups(t *testing.T) {
 }
 
 func TestModel(t *testing.T) {
-	is := func(operand, value string) *api.Constraint { return api.NewConstraint("${device.model}", operand, value) }
+	is := func(operand, value string) *api.Constraint {
+		return api.NewConstraint("${device.model}", operand, value)
+	}
 	device := func(name string, constraints ...*api.Constraint) *api.RequestedDevice {
 		d := want(name, 1)
 		d.Constraints = constraints
