@@ -11,6 +11,7 @@ import (
 // observed to a [plan.Planner] as the plugin does.
 type predictive struct {
 	plan   *plan.Planner
+	bound  func(in *plan.Input, lead time.Duration) // what a schedule says; nil without one
 	lead   time.Duration
 	demand demand.Series // work present: busy slots and waiting requests
 	load   demand.Series // arrivals times the mean service time known then
@@ -48,6 +49,20 @@ func Predictive(set func(*plan.Rules)) Spec {
 	return spec
 }
 
+// Scheduled is the policy with the floors and ceilings that bound writes into
+// each decision's input.
+func Scheduled(spec Spec, bound func(in *plan.Input, lead time.Duration)) Spec {
+	inner := spec.New
+	spec.New = func(s Setup) Policy {
+		p := inner(s)
+		if p, ok := p.(*predictive); ok {
+			p.bound = bound
+		}
+		return p
+	}
+	return spec
+}
+
 // PredictiveRules are the rules that the policy called predictive has in this
 // world when nobody changes them.
 func (w *World) PredictiveRules() plan.Rules { return predictiveRules(w.Setup(1)) }
@@ -69,6 +84,9 @@ func (p *predictive) Decide(now time.Time, o Observation) plan.Decision {
 	}
 	for _, s := range o.Starting {
 		in.Starting = append(in.Starting, s.Add(p.lead))
+	}
+	if p.bound != nil {
+		p.bound(&in, p.lead)
 	}
 	return p.plan.Decide(in)
 }

@@ -35,6 +35,14 @@ type LeadSource struct {
 	Pool, ConsulAddress, ConsulPrefix string
 }
 
+// Bound writes what the schedule says at the time of a decision into what the
+// decision knows. The lead time is the one that it is made with.
+func (s Settings) Bound(in *plan.Input, lead time.Duration) {
+	b := s.Schedule.At(in.Now, lead)
+	in.Floor, in.FloorWhy, in.CeilingWhy = b.Floor, b.FloorWhy, b.CeilingWhy
+	in.Ceiling = max(b.Ceiling, 0)
+}
+
 // CheckDefaults reports what is wrong with the plugin's own configuration,
 // which holds defaults for all policies: nothing is required there.
 func CheckDefaults(config map[string]string) error {

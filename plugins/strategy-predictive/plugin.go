@@ -86,9 +86,7 @@ func checkName(eval *sdk.ScalingCheckEvaluation) string {
 // input is what a decision knows beside the demand.
 func input(s strategy.Settings, now time.Time, count int64) plan.Input {
 	in := plan.Input{Now: now, Count: int(count)}
-	b := s.Schedule.At(now, s.Rules.Lead)
-	in.Floor, in.FloorWhy, in.CeilingWhy = b.Floor, b.FloorWhy, b.CeilingWhy
-	in.Ceiling = max(b.Ceiling, 0)
+	s.Bound(&in, s.Rules.Lead)
 	return in
 }
 

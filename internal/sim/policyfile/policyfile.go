@@ -200,11 +200,12 @@ func (r *reader) predictive(b block) sim.Spec {
 		b.config["max"] = setting.Given{Text: "1000000"}
 	}
 	settings := setting.NewReader(setting.Place{Subject: plainhcl.Subject("strategy", b.label), File: r.file, Line: b.line}, b.config)
-	rules := strategy.Declare(pluginconfig.Reader{Reader: settings}).Rules
+	said := strategy.Declare(pluginconfig.Reader{Reader: settings})
 	settings.Finish(pluginconfig.IsHostKey)
 	r.problems = append(r.problems, settings.Problems()...)
 
-	spec := sim.Predictive(func(world *plan.Rules) { *world = over(*world, rules, stated) })
+	spec := sim.Predictive(func(world *plan.Rules) { *world = over(*world, said.Rules, stated) })
+	spec = sim.Scheduled(spec, func(in *plan.Input, lead time.Duration) { said.Bound(in, lead) })
 	spec.Name, spec.About, spec.Source = r.file, "strategy-predictive as the file has it", r.file
 	return spec
 }

@@ -66,6 +66,15 @@ func TestWhatIsStatedHolds(t *testing.T) {
 	}
 }
 
+// A schedule of the file holds in the simulated time.
+func TestASchedule(t *testing.T) {
+	spec := parse(t, "strategy \"gpupool\" {\n  max = 12\n  schedule = \"0 0 * * * for 24h: min 10\"\n}\n")
+	got := try(t, spec, sim.Config{Max: 12})
+	if hours := 144.0 * 10; got.GPUHours < hours {
+		t.Errorf("%.0f GPU-hours with never fewer than ten, want %.0f at least", got.GPUHours, hours)
+	}
+}
+
 func TestAWholeScalingPolicy(t *testing.T) {
 	spec := parse(t, `
 scaling "gpu-hosts" {
