@@ -71,6 +71,11 @@ job "gpupool-agent" {
         ]
       }
 
+      # More in docs/reference/agent.md, such as
+      #   "-notices", "aws"   on hosts that a cloud may take away
+      #   "-node-meta"        tell Nomad's scheduler how the GPUs stand
+      #   "-tls-cert", "-tls-key", "-tls-client-ca"
+
       # With it the agent may ask Nomad what runs on its host. With Nomad ACLs it
       # wants a policy besides: docs/reference/model-servers.md.
       identity {

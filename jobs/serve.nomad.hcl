@@ -86,8 +86,9 @@ job "serve" {
             utilization    = "80%"
             lead_time      = var.lead_time
             scale_in_after = var.scale_in_after
-            min            = var.min # the autoscaler does not tell a strategy its min and max
-            max            = var.max
+            # service_time = "20s" # how long a request takes: tells a queue from load, and saves instances
+            min = var.min # the autoscaler does not tell a strategy its min and max
+            max = var.max
           }
         }
       }
