@@ -393,10 +393,12 @@ func (r *reconciler) drainOn() {
 	}
 }
 
-// witness names the hosts that joined without being given back at once.
+// witness names the hosts that joined without being given back at once: those
+// whose GPUs are not all there, and those that somebody holds, which may have
+// got work before that.
 func (r *reconciler) witness() {
 	for _, h := range r.hosts {
-		if h.free && !h.busy && h.Phase == Booting && h.Verb == TurnOn && !h.Ledger.joined() && h.View.joined(r.now, r.l) {
+		if h.free && !h.busy && (h.Phase == Booting || h.Phase == Held) && h.Verb == TurnOn && !h.Ledger.joined() && h.View.joined(r.now, r.l) {
 			r.d.Joined = append(r.d.Joined, h.Status.ID)
 		}
 	}
