@@ -144,7 +144,7 @@ func (p Power) verify(check Check) (controller string, problems setting.Problems
 			problems = slices.DeleteFunc(problems, func(pr setting.Problem) bool { return p.lenient.keys[pr.Key] })
 		}()
 	}
-	for _, err := range flatten(err) {
+	for _, err := range setting.Split(err) {
 		var known setting.Problems
 		if errors.As(err, &known) {
 			problems = append(problems, known...)
@@ -163,22 +163,6 @@ func (p Power) place(err error) setting.Problem {
 		pr.Line, pr.Subject, pr.Key, pr.What = plainhcl.Line(a.NameRange), p.subjects[key], key, rest
 	}
 	return pr
-}
-
-// flatten takes errors.Join apart.
-func flatten(err error) []error {
-	if err == nil {
-		return nil
-	}
-	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // one that wraps a join has words of its own
-	if !ok {
-		return []error{err}
-	}
-	var out []error
-	for _, e := range joined.Unwrap() {
-		out = append(out, flatten(e)...)
-	}
-	return out
 }
 
 // address guesses the identity of a controller without knowing its driver.

@@ -205,7 +205,7 @@ func (p *parser) source(b *hclsyntax.Block, subject string, seen map[string]int)
 		return nil // open is not for settings with mistakes
 	}
 	source, err := open()
-	for _, err := range flatten(err) {
+	for _, err := range setting.Split(err) {
 		p.reject(at, subject, "", err.Error(), "")
 	}
 	if err != nil {
@@ -270,20 +270,4 @@ func (p *parser) warn(b *hclsyntax.Block, subject string) {
 			p.warnings = append(p.warnings, fmt.Sprintf("%s:%d: %s: %s: %s", p.file, plainhcl.Line(a.NameRange), subject, a.Name, what))
 		}
 	}
-}
-
-// flatten takes errors.Join apart.
-func flatten(err error) []error {
-	if err == nil {
-		return nil
-	}
-	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // one that wraps a join has words of its own
-	if !ok {
-		return []error{err}
-	}
-	var out []error
-	for _, e := range joined.Unwrap() {
-		out = append(out, flatten(e)...)
-	}
-	return out
 }

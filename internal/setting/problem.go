@@ -129,3 +129,20 @@ func Markdown(fields []Field) string {
 	}
 	return b.String()
 }
+
+// Split takes an error that is made of several (errors.Join) apart: nothing for
+// nil, and an error that is no such thing as it is.
+func Split(err error) []error {
+	if err == nil {
+		return nil
+	}
+	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // one that wraps a join has words of its own
+	if !ok {
+		return []error{err}
+	}
+	var out []error
+	for _, e := range joined.Unwrap() {
+		out = append(out, Split(e)...)
+	}
+	return out
+}
