@@ -123,16 +123,9 @@ func (p *Pool) SetWant(ctx context.Context, w Want) (Want, error) {
 // ID, with one consistent read. One corrupt record fails them all: a pool
 // whose memory is damaged must not be acted on.
 func (p *Pool) Intents(ctx context.Context) (map[string]pool.Intent, error) {
-	prefix, err := p.key("intents")
+	pairs, prefix, err := p.list(ctx, "intents")
 	if err != nil {
 		return nil, err
-	}
-	prefix += "/"
-	reqCtx, cancel := p.c.bounded(ctx)
-	defer cancel()
-	pairs, _, err := p.c.api.KV().List(prefix, consistent(reqCtx))
-	if err != nil {
-		return nil, p.c.failed(ctx, "list", prefix, err)
 	}
 	intents := make(map[string]pool.Intent, len(pairs))
 	var errs []error
@@ -152,6 +145,23 @@ func (p *Pool) Intents(ctx context.Context) (map[string]pool.Intent, error) {
 		return nil, errors.Join(errs...)
 	}
 	return intents, nil
+}
+
+// list reads the records of a folder of the pool with one consistent read. Each
+// key begins with the prefix.
+func (p *Pool) list(ctx context.Context, folder string) (pairs api.KVPairs, prefix string, err error) {
+	prefix, err = p.key(folder)
+	if err != nil {
+		return nil, "", err
+	}
+	prefix += "/"
+	reqCtx, cancel := p.c.bounded(ctx)
+	defer cancel()
+	pairs, _, err = p.c.api.KV().List(prefix, consistent(reqCtx))
+	if err != nil {
+		return nil, "", p.c.failed(ctx, "list", prefix, err)
+	}
+	return pairs, prefix, nil
 }
 
 func (p *Pool) intent(pair *api.KVPair, host string) (pool.Intent, error) {

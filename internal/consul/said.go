@@ -17,16 +17,9 @@ import (
 // so: somebody said something, and leaving the host as it is goes against the
 // least of what it may have been.
 func (p *Pool) Words(ctx context.Context) (map[string]pool.Said, error) {
-	prefix, err := p.key("said")
+	pairs, prefix, err := p.list(ctx, "said")
 	if err != nil {
 		return nil, err
-	}
-	prefix += "/"
-	reqCtx, cancel := p.c.bounded(ctx)
-	defer cancel()
-	pairs, _, err := p.c.api.KV().List(prefix, consistent(reqCtx))
-	if err != nil {
-		return nil, p.c.failed(ctx, "list", prefix, err)
 	}
 	said := make(map[string]pool.Said, len(pairs))
 	for _, pair := range pairs {
