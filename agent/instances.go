@@ -15,7 +15,6 @@ import (
 	"github.com/gpupool/gpupool/agent/serve"
 	"github.com/gpupool/gpupool/internal/engine"
 	"github.com/gpupool/gpupool/internal/fleet"
-	"github.com/gpupool/gpupool/internal/nomad"
 	"github.com/gpupool/gpupool/internal/secret"
 )
 
@@ -177,42 +176,34 @@ func (i *instances) answer(cfg *serve.Config) {
 
 // allocations reads the allocations of this host from Nomad.
 type allocations struct {
-	client *nomad.Client
-	node   string
-	token  secret.Ref
-	id     string // of the node, once it is known
+	nomad tokened
+	node  string
+	id    string // of the node, once it is known
 }
 
 // blockFor is how long one request to Nomad waits for a change.
 const blockFor = time.Minute
 
 func newAllocations(cfg config) (*allocations, error) {
-	api := nomadapi.DefaultConfig()
-	api.Address = cfg.instances.Nomad
-	client, err := nomad.New(nomad.Config{API: api})
+	client, err := askNomad(cfg)
 	if err != nil {
-		return nil, fmt.Errorf("-nomad %.200q: %w", cfg.instances.Nomad, err)
+		return nil, err
 	}
-	return &allocations{client: client, node: cfg.Node, token: secret.Ref(cfg.instances.Token)}, nil
+	return &allocations{nomad: client, node: cfg.Node}, nil
 }
 
 func (a *allocations) read(ctx context.Context, index uint64) ([]*nomadapi.Allocation, uint64, error) {
-	if a.token != "" {
-		token, err := a.token.Resolve()
-		if err != nil {
-			return nil, 0, fmt.Errorf("Nomad token: %w", err)
-		}
-		a.client.SetToken(token)
+	client, err := a.nomad.fresh()
+	if err != nil {
+		return nil, 0, err
 	}
 	if index == 0 {
 		a.id = "" // the node may have been installed anew
 	}
 	if a.id == "" {
-		id, err := a.client.NodeID(ctx, a.node)
-		if err != nil {
+		if a.id, err = client.NodeID(ctx, a.node); err != nil {
 			return nil, 0, err
 		}
-		a.id = id
 	}
-	return a.client.HostAllocs(ctx, a.id, index, blockFor)
+	return client.HostAllocs(ctx, a.id, index, blockFor)
 }

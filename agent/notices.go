@@ -9,13 +9,9 @@ import (
 	"strings"
 	"time"
 
-	nomadapi "github.com/hashicorp/nomad/api"
-
 	"github.com/gpupool/gpupool/agent/notice"
 	"github.com/gpupool/gpupool/agent/standing"
 	"github.com/gpupool/gpupool/internal/fleet"
-	"github.com/gpupool/gpupool/internal/nomad"
-	"github.com/gpupool/gpupool/internal/secret"
 )
 
 // noticesConfig is who is asked whether this host will be taken away.
@@ -90,67 +86,4 @@ func watchNotices(cfg config, servers *instances, log *slog.Logger) (*notice.Wat
 		leave.Nomad = client
 	}
 	return watch, notice.NewLeaver(leave), nil
-}
-
-// tokened is Nomad with the token read anew for each request, since it may be
-// renewed while the agent runs. Each user has its own, and sends one request at
-// a time.
-type tokened struct {
-	client *nomad.Client
-	token  secret.Ref
-}
-
-func askNomad(cfg config) (tokened, error) {
-	api := nomadapi.DefaultConfig()
-	api.Address = cfg.instances.Nomad
-	client, err := nomad.New(nomad.Config{API: api})
-	if err != nil {
-		return tokened{}, fmt.Errorf("-nomad %.200q: %w", cfg.instances.Nomad, err)
-	}
-	return tokened{client, secret.Ref(cfg.instances.Token)}, nil
-}
-
-func (n tokened) fresh() (*nomad.Client, error) {
-	if n.token == "" {
-		return n.client, nil
-	}
-	token, err := n.token.Resolve()
-	if err != nil {
-		return nil, fmt.Errorf("Nomad token: %w", err)
-	}
-	n.client.SetToken(token)
-	return n.client, nil
-}
-
-func (n tokened) NodeID(ctx context.Context, name string) (string, error) {
-	c, err := n.fresh()
-	if err != nil {
-		return "", err
-	}
-	return c.NodeID(ctx, name)
-}
-
-func (n tokened) Drain(ctx context.Context, nodeID string, spec nomad.DrainSpec) error {
-	c, err := n.fresh()
-	if err != nil {
-		return err
-	}
-	return c.Drain(ctx, nodeID, spec)
-}
-
-func (n tokened) GiveBack(ctx context.Context, nodeID, mark string) (bool, error) {
-	c, err := n.fresh()
-	if err != nil {
-		return false, err
-	}
-	return c.GiveBack(ctx, nodeID, mark)
-}
-
-// SetMeta sets metadata of this host's node.
-func (n tokened) SetMeta(ctx context.Context, node string, meta map[string]*string) error {
-	id, err := n.NodeID(ctx, node)
-	if err != nil {
-		return err
-	}
-	return n.client.SetNodeMeta(ctx, id, meta)
 }

@@ -86,11 +86,12 @@ func inUse(s fleet.Snapshot) string {
 	return ""
 }
 
-// offPatience bounds the command that begins the shutdown.
+// offPatience bounds the command that begins the shutdown: one that hangs is
+// killed, so that the next order can try again.
 const offPatience = time.Minute
 
 // start runs a command without waiting for its end, which may be the agent's
-// own. It is not the agent's child to kill: the shutdown must go on without it.
+// own, and does not end it when the agent ends.
 func start(argv []string, log *slog.Logger) error {
 	ctx, cancel := context.WithTimeout(context.Background(), offPatience)
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
