@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/gpupool/gpupool/internal/fleet"
+	"github.com/gpupool/gpupool/internal/httplimit"
 	"github.com/gpupool/gpupool/internal/offswitch"
 )
 
@@ -75,7 +76,7 @@ func Handler(cfg Config) http.Handler {
 	if cfg.Off != nil {
 		mux.Handle("POST "+offswitch.Path, cfg.Off)
 	}
-	return bounded(mux)
+	return httplimit.InFlight(inFlight, mux)
 }
 
 // Server is an HTTP server whose clients cannot hold it up.
@@ -118,19 +119,5 @@ func authorized(token func() string, next http.Handler) http.Handler {
 			return
 		}
 		next.ServeHTTP(w, r)
-	})
-}
-
-// bounded refuses requests while too many are being answered.
-func bounded(next http.Handler) http.Handler {
-	slots := make(chan struct{}, inFlight)
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		select {
-		case slots <- struct{}{}:
-			defer func() { <-slots }()
-			next.ServeHTTP(w, r)
-		default:
-			http.Error(w, "too many requests at a time", http.StatusServiceUnavailable)
-		}
 	})
 }

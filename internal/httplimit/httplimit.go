@@ -1,5 +1,6 @@
 // Package httplimit bounds how much of an HTTP response is read, for clients
-// that decode whatever a server sends.
+// that decode whatever a server sends, and how many requests a server answers at
+// a time.
 package httplimit
 
 import (
@@ -49,4 +50,18 @@ func (b *body) Read(p []byte) (int, error) {
 		return 0, fmt.Errorf("response is larger than %d bytes", b.max)
 	}
 	return n, err
+}
+
+// InFlight answers at most n requests at a time, and refuses more.
+func InFlight(n int, next http.Handler) http.Handler {
+	slots := make(chan struct{}, n)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case slots <- struct{}{}:
+			defer func() { <-slots }()
+			next.ServeHTTP(w, r)
+		default:
+			http.Error(w, "too many requests at a time", http.StatusServiceUnavailable)
+		}
+	})
 }
