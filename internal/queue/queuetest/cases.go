@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gpupool/gpupool/internal/leaktest"
 	"github.com/gpupool/gpupool/internal/queue"
 )
 
@@ -391,21 +392,7 @@ func (b *bench) wantNoGoroutines() {
 	if len(b.rig.Frames) == 0 {
 		b.t.Fatal("the rig names no frames to look for")
 	}
-	var left []string
-	for end := time.Now().Add(grace); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		if left = goroutines(b.rig.Frames); len(left) == 0 {
-			return
-		}
+	if left := leaktest.Left(b.rig.Frames, grace); len(left) > 0 {
+		b.t.Fatalf("%d goroutines are left:\n%s", len(left), strings.Join(left, "\n\n"))
 	}
-	b.t.Fatalf("%d goroutines are left:\n%s", len(left), strings.Join(left, "\n\n"))
-}
-
-// goroutines returns the stacks of the goroutines that have one of frames in
-// them.
-func goroutines(frames []string) []string {
-	buf := make([]byte, 4<<20)
-	stacks := strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n")
-	return slices.DeleteFunc(stacks, func(stack string) bool {
-		return !slices.ContainsFunc(frames, func(f string) bool { return strings.Contains(stack, f) })
-	})
 }
