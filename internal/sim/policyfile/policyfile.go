@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -151,11 +152,12 @@ func (r *reader) given(b *hclsyntax.Block, key string) (text string, line int) {
 
 func (r *reader) count(b *hclsyntax.Block, key string) int {
 	text, line := r.given(b, key)
-	n := 0
-	if text != "" {
-		if _, err := fmt.Sscan(text, &n); err != nil || n < 0 {
-			r.reject(line, b.Type, key, fmt.Sprintf("%.40q is no count", text), "write a whole number, 0 or more")
-		}
+	if text == "" {
+		return 0
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 0 {
+		r.reject(line, b.Type, key, fmt.Sprintf("%.40q is no count", text), "write a whole number, 0 or more")
 	}
 	return n
 }

@@ -147,6 +147,7 @@ func TestMistakes(t *testing.T) {
 		{"what the plugin refuses", "strategy \"target-value\" {\n}\n", "missing required field `target`"},
 		{"a bad cooldown", "policy {\n cooldown = \"soon\"\n check \"a\" {\n strategy \"target-value\" {\n target = 1\n}\n}\n}\n", `cooldown: "soon" is no duration`},
 		{"a bad max", "scaling \"x\" {\n max = -1\n policy {\n}\n}\n", `max: "-1" is no count`},
+		{"half a count", "scaling \"x\" {\n max = \"12abc\"\n policy {\n}\n}\n", `max: "12abc" is no count`},
 		{"huge", strings.Repeat("#", maxFile+1), "is larger than"},
 	} {
 		if _, err := Parse("mine.hcl", []byte(c.text)); err == nil || !strings.Contains(err.Error(), c.want) {
