@@ -48,16 +48,26 @@ func (w *Watcher) setHold(id, reason string) error {
 	return nil
 }
 
-// Sleep takes an instance out, waits until it has nothing to do, and puts its
-// server to sleep. If that fails it is given back.
-func (w *Watcher) Sleep(ctx context.Context, id string) error {
+// begin finds an instance to put to sleep or to wake, and waits for its turn:
+// unlock its acting when that is done.
+func (w *Watcher) begin(id string) (*watched, error) {
 	w.mu.Lock()
 	i := w.found[id]
 	w.mu.Unlock()
 	if i == nil {
-		return fmt.Errorf("instance %.128q: %w", id, ErrUnknown)
+		return nil, fmt.Errorf("instance %.128q: %w", id, ErrUnknown)
 	}
 	i.acting.Lock()
+	return i, nil
+}
+
+// Sleep takes an instance out, waits until it has nothing to do, and puts its
+// server to sleep. If that fails it is given back.
+func (w *Watcher) Sleep(ctx context.Context, id string) error {
+	i, err := w.begin(id)
+	if err != nil {
+		return err
+	}
 	defer i.acting.Unlock()
 	w.mu.Lock()
 	state, held, target := i.machine.State, i.hold != "", engine.Target{Profile: i.profile, Address: i.address}
@@ -107,13 +117,10 @@ func (w *Watcher) idle(ctx context.Context, i *watched) error {
 
 // Wake wakes an instance that sleeps. It is ready when it was seen to be.
 func (w *Watcher) Wake(ctx context.Context, id string) error {
-	w.mu.Lock()
-	i := w.found[id]
-	w.mu.Unlock()
-	if i == nil {
-		return fmt.Errorf("instance %.128q: %w", id, ErrUnknown)
+	i, err := w.begin(id)
+	if err != nil {
+		return err
 	}
-	i.acting.Lock()
 	defer i.acting.Unlock()
 	w.mu.Lock()
 	state, target := i.machine.State, engine.Target{Profile: i.profile, Address: i.address}
