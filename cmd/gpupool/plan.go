@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"maps"
 	"slices"
 	"strings"
@@ -17,30 +16,25 @@ import (
 	"github.com/gpupool/gpupool/internal/board"
 	"github.com/gpupool/gpupool/internal/consul"
 	"github.com/gpupool/gpupool/internal/control"
-	"github.com/gpupool/gpupool/internal/fleet"
 	"github.com/gpupool/gpupool/internal/inventory"
 	"github.com/gpupool/gpupool/internal/live"
-	"github.com/gpupool/gpupool/internal/mtls"
 	"github.com/gpupool/gpupool/internal/nomad"
 	"github.com/gpupool/gpupool/internal/pool"
 	"github.com/gpupool/gpupool/internal/power"
 	"github.com/gpupool/gpupool/internal/power/drivers"
-	"github.com/gpupool/gpupool/internal/secret"
 )
 
 // planFlags are those of `gpupool plan`.
 type planFlags struct {
 	consulFlags
 	nomadFlags
-	pools      string
-	want       int
-	given      bool
-	askPower   bool
-	agentToken string
-	agentTLS   bool
-	agentFiles mtls.Files
-	timeout    time.Duration
-	json       bool
+	agentFlags
+	pools    string
+	want     int
+	given    bool
+	askPower bool
+	timeout  time.Duration
+	json     bool
 }
 
 func newPlan() *cobra.Command {
@@ -67,15 +61,11 @@ saw; with --power the power controllers are asked, which takes the credentials.`
 	cmd.ValidArgsFunction = offer(inventoryPools)
 	f.consulFlags.register(cmd)
 	f.nomadFlags.register(cmd)
+	f.agentFlags.register(cmd)
 	fl := cmd.Flags()
 	fl.StringVar(&f.pools, "pools", "pools.hcl", "the inventory")
 	fl.IntVar(&f.want, "want", 0, "plan for this count instead of the wanted one")
 	fl.BoolVar(&f.askPower, "power", false, "ask the power controllers")
-	fl.StringVar(&f.agentToken, "agent-token", "", `bearer token that the agents ask for, as "env:NAME" or "file:PATH"`)
-	fl.BoolVar(&f.agentTLS, "agent-tls", false, "the agents serve TLS")
-	fl.StringVar(&f.agentFiles.CA, "agent-ca-file", "", "with --agent-tls: PEM file of the authorities that their certificates are checked against")
-	fl.StringVar(&f.agentFiles.Cert, "agent-cert-file", "", "with it: PEM file of the certificate that is shown to them")
-	fl.StringVar(&f.agentFiles.Key, "agent-key-file", "", "with it: PEM file of the key of that certificate")
 	fl.DurationVar(&f.timeout, "timeout", 30*time.Second, "how long all of it may take")
 	fl.BoolVar(&f.json, "json", false, "write JSON, the stable form in docs/reference/plan.md")
 	return cmd
@@ -184,19 +174,6 @@ func (f *planFlags) plan(ctx context.Context, cc *consul.Client, nc *nomad.Clien
 		return planned{}, errors.New("no count is wanted yet; plan for one with --want")
 	}
 	return plannedOf(p.Name, r, refused), nil
-}
-
-// gather is how to reach the agents.
-func (f *planFlags) gather() (c fleet.Config, err error) {
-	if f.agentToken != "" {
-		if c.Token, err = secret.Ref(f.agentToken).Resolve(); err != nil {
-			return c, fmt.Errorf("--agent-token: %w", err)
-		}
-	}
-	if f.agentTLS {
-		c.TLS, err = fleet.NewTLS(f.agentFiles, slog.Default())
-	}
-	return c, err
 }
 
 // actor is where the process runs that acts on the pool, as far as it matters.

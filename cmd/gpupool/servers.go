@@ -4,13 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 
 	"github.com/hashicorp/nomad/api"
 	"github.com/spf13/cobra"
 
 	"github.com/gpupool/gpupool/internal/consul"
+	"github.com/gpupool/gpupool/internal/fleet"
 	"github.com/gpupool/gpupool/internal/nomad"
+	"github.com/gpupool/gpupool/internal/reach"
+	"github.com/gpupool/gpupool/internal/secret"
 	"github.com/gpupool/gpupool/internal/setting"
 )
 
@@ -37,6 +41,37 @@ func (f *nomadFlags) client() (*nomad.Client, error) {
 		cfg.Address = f.address
 	}
 	return nomad.New(nomad.Config{API: cfg})
+}
+
+// agentFlags say how the agents on the hosts are reached.
+type agentFlags struct {
+	reach.Agents
+	token string // a reference to it
+}
+
+func (f *agentFlags) register(cmd *cobra.Command) {
+	fl := cmd.Flags()
+	fl.StringVar(&f.token, "agent-token", "", `bearer token that the agents ask for, as "env:NAME" or "file:PATH"`)
+	fl.BoolVar(&f.TLS, "agent-tls", false, "the agents serve TLS")
+	fl.StringVar(&f.Files.CA, "agent-ca-file", "", "with --agent-tls: PEM file of the authorities that their certificates are checked against")
+	fl.StringVar(&f.Files.Cert, "agent-cert-file", "", "with it: PEM file of the certificate that is shown to them")
+	fl.StringVar(&f.Files.Key, "agent-key-file", "", "with it: PEM file of the key of that certificate")
+}
+
+// gather is how to ask the agents. What is wrong with certificates that are
+// replaced meanwhile shows in what the agents answer.
+func (f *agentFlags) gather() (fleet.Config, error) {
+	if f.token != "" {
+		token, err := secret.Ref(f.token).Resolve()
+		if err != nil {
+			return fleet.Config{}, fmt.Errorf("--agent-token: %w", err)
+		}
+		f.Token = token
+	}
+	if !f.TLS && f.Files.Given() {
+		return fleet.Config{}, errors.New("--agent-tls is not set, and certificate files for it are given: set it")
+	}
+	return f.Gather(slog.New(slog.DiscardHandler))
 }
 
 // poolOf finds the pool that a host is in by the last status of each, or takes

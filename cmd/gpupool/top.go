@@ -17,21 +17,18 @@ import (
 
 	"github.com/gpupool/gpupool/internal/consul"
 	"github.com/gpupool/gpupool/internal/fleet"
-	"github.com/gpupool/gpupool/internal/mtls"
 	"github.com/gpupool/gpupool/internal/queue"
 	"github.com/gpupool/gpupool/internal/queue/sources"
-	"github.com/gpupool/gpupool/internal/secret"
 	"github.com/gpupool/gpupool/internal/top"
 )
 
 // topFlags are those of `gpupool top`.
 type topFlags struct {
 	consulFlags
-	queues     string
-	agentToken string
-	agentFiles mtls.Files
-	every      time.Duration
-	once       bool
+	agentFlags
+	queues string
+	every  time.Duration
+	once   bool
 }
 
 func newTop() *cobra.Command {
@@ -53,12 +50,9 @@ them; nothing is changed. Where standard output is no terminal it prints once.`,
 		},
 	}
 	f.consulFlags.register(cmd)
+	f.agentFlags.register(cmd)
 	fl := cmd.Flags()
 	fl.StringVar(&f.queues, "queues", "", "file of the queues to show, queues.hcl")
-	fl.StringVar(&f.agentToken, "agent-token", "", `bearer token that the agents ask for, as "env:NAME" or "file:PATH"`)
-	fl.StringVar(&f.agentFiles.CA, "agent-ca", "", "file with the CA of the agents' certificates, where they serve TLS")
-	fl.StringVar(&f.agentFiles.Cert, "agent-cert", "", "file with the certificate to show to the agents")
-	fl.StringVar(&f.agentFiles.Key, "agent-key", "", "file with its private key")
 	fl.DurationVar(&f.every, "every", 2*time.Second, "time between looks")
 	fl.BoolVar(&f.once, "once", false, "print once and end")
 	return cmd
@@ -98,19 +92,8 @@ func (f *topFlags) sight() (*sight, error) {
 	if s.consul, err = consul.New(f.cfg); err != nil {
 		errs = append(errs, err)
 	}
-	if f.agentToken != "" {
-		ref, err := secret.Parse(f.agentToken)
-		if err == nil {
-			s.agents.Token, err = ref.Resolve()
-		}
-		if err != nil {
-			errs = append(errs, fmt.Errorf("--agent-token: %w", err))
-		}
-	}
-	if f.agentFiles.Given() {
-		if s.agents.TLS, err = fleet.NewTLS(f.agentFiles, nil); err != nil {
-			errs = append(errs, err)
-		}
+	if s.agents, err = f.gather(); err != nil {
+		errs = append(errs, err)
 	}
 	if f.queues != "" {
 		if set, err := sources.Load(f.queues); err != nil {

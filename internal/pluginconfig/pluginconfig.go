@@ -12,7 +12,9 @@
 package pluginconfig
 
 import (
+	"net"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/hashicorp/nomad-autoscaler/plugins/shared"
@@ -47,6 +49,38 @@ func (r Reader) Err() error {
 // Doc prints the settings that were declared as a Markdown table, for
 // [setting.CheckPage].
 func (r Reader) Doc() string { return setting.Markdown(r.Fields()) }
+
+// Credential declares a reference to a credential and resolves it. It is empty
+// where none is given, or it cannot be resolved, which is a mistake.
+func (r Reader) Credential(key, doc string) string {
+	ref := r.Secret(key, doc)
+	if ref == "" {
+		return ""
+	}
+	v, err := ref.Resolve()
+	if err != nil {
+		r.Reject(key, err.Error(), "")
+	}
+	return v
+}
+
+// ListenOff is what [Reader.Listen] answers where nothing is to be served.
+const ListenOff = "off"
+
+// Listen declares where a plugin serves its metrics and its health.
+func (r Reader) Listen(def, doc string) string {
+	return r.String("listen", def, doc, setting.Rule[string]{Text: "host:port, or off", OK: listenable})
+}
+
+// listenable reports whether text is an address to listen on, or off.
+func listenable(text string) bool {
+	if text == ListenOff {
+		return true
+	}
+	_, port, err := net.SplitHostPort(text)
+	n, numErr := strconv.ParseUint(port, 10, 16)
+	return err == nil && numErr == nil && (n > 0 || port == "0")
+}
 
 // hostKeys are the keys that the autoscaler reads from, or writes to, the maps
 // that plugins get. Source: nomad-autoscaler v0.5.0 sdk/target.go,

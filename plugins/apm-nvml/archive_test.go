@@ -22,6 +22,7 @@ import (
 	"github.com/gpupool/gpupool/internal/consul"
 	"github.com/gpupool/gpupool/internal/consul/consultest"
 	"github.com/gpupool/gpupool/internal/history"
+	"github.com/gpupool/gpupool/internal/pluginhost"
 	"github.com/gpupool/gpupool/internal/promrange"
 	"github.com/gpupool/gpupool/internal/signal"
 )
@@ -352,7 +353,10 @@ func TestServeMetrics(t *testing.T) {
 	s.sample(t, time.Now(), 3)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
-	go func() { exposition{s.tally, s.book, s.hold}.serve(ctx, addr, hclog.NewNullLogger()); close(done) }()
+	go func() {
+		pluginhost.Answer(ctx, addr, exposition{s.tally, s.book, s.hold}.handler(), hclog.NewNullLogger())
+		close(done)
+	}()
 	var status string
 	for deadline := time.Now().Add(10 * time.Second); status != "200 OK" && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		if resp, err := http.Get("http://" + addr + "/metrics"); err == nil {

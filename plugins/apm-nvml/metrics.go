@@ -1,16 +1,12 @@
 package main
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"strings"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
@@ -134,44 +130,15 @@ func promQL(template string, q signal.Query) string {
 	return strings.NewReplacer("$signal", name, "$labels", strings.Join(parts, ",")).Replace(template)
 }
 
-// serve answers /metrics and /healthz until ctx ends. That the address is taken is logged,
-// and tried again: scaling does not depend on it.
-func (e exposition) serve(ctx context.Context, addr string, log hclog.Logger) {
+// handler answers
+//
+//	GET /healthz  that the plugin runs
+//	GET /metrics  the newest value of each series, and how the sampling goes
+func (e exposition) handler() http.Handler {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(e)
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 5 * time.Second}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok\n") })
-	for said := ""; ; {
-		err := listen(ctx, addr, mux)
-		if ctx.Err() != nil {
-			return
-		}
-		if err != nil && err.Error() != said {
-			said = err.Error()
-			log.Warn("cannot serve metrics; trying again", "listen", addr, "error", err)
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(5 * time.Second):
-		}
-	}
-}
-
-func listen(ctx context.Context, addr string, h http.Handler) error {
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
-	if err != nil {
-		return err
-	}
-	s := &http.Server{
-		Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
-		WriteTimeout: 15 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
-	}
-	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
-	defer stop()
-	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-		return err
-	}
-	return nil
+	return mux
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"slices"
 	"sync"
 	"time"
@@ -20,6 +19,7 @@ import (
 	"github.com/gpupool/gpupool/internal/inventory"
 	"github.com/gpupool/gpupool/internal/nomad"
 	"github.com/gpupool/gpupool/internal/pluginconfig"
+	"github.com/gpupool/gpupool/internal/pluginhost"
 	"github.com/gpupool/gpupool/internal/promrange"
 	"github.com/gpupool/gpupool/internal/queue"
 	"github.com/gpupool/gpupool/internal/queue/sources"
@@ -115,11 +115,9 @@ func build(config map[string]string, log hclog.Logger) (*sampling, error) {
 		queues, err = sources.Load(s.queues)
 		wrong = append(wrong, err)
 	}
-	agents := fleet.Config{Concurrency: s.agentsAtOnce, Timeout: s.agentTimeout, Token: s.agentToken}
-	if s.agentTLS {
-		agents.TLS, err = fleet.NewTLS(s.agentFiles, plain(log))
-		wrong = append(wrong, err)
-	}
+	agents, err := s.agents.Gather(pluginhost.Slog(log))
+	agents.Concurrency, agents.Timeout = s.agentsAtOnce, s.agentTimeout
+	wrong = append(wrong, err)
 	cc, err := consul.New(s.consul)
 	wrong = append(wrong, err)
 	nc, err := nomad.New(nomad.Config{API: nomadconfig.ConfigFromNamespacedMap(config), Logger: log})
@@ -131,17 +129,6 @@ func build(config map[string]string, log hclog.Logger) (*sampling, error) {
 		return nil, err
 	}
 	return assemble(s, inv, queues, agents, cc, nc, log), nil
-}
-
-// plain is the plugin's log for code that uses the standard library's.
-func plain(log hclog.Logger) *slog.Logger {
-	w := log.StandardWriter(&hclog.StandardLoggerOptions{ForceLevel: hclog.Warn})
-	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelWarn, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
-		if len(groups) == 0 && (a.Key == slog.TimeKey || a.Key == slog.LevelKey) {
-			return slog.Attr{} // the plugin's log has its own
-		}
-		return a
-	}}))
 }
 
 func assemble(s settings, inv *inventory.Inventory, queues *queue.Set, agents fleet.Config, cc *consul.Client, nc nomadReader, log hclog.Logger) *sampling {
@@ -198,8 +185,8 @@ func (s *sampling) start() {
 	if s.keep != nil {
 		s.done.Go(func() { s.keep.run(ctx, s.book) })
 	}
-	if s.listen != listenOff {
-		s.done.Go(func() { exposition{s.tally, s.book, s.hold}.serve(ctx, s.listen, s.look.log) })
+	if s.listen != pluginconfig.ListenOff {
+		s.done.Go(func() { pluginhost.Answer(ctx, s.listen, exposition{s.tally, s.book, s.hold}.handler(), s.look.log) })
 	}
 }
 

@@ -123,7 +123,7 @@ func (c *cluster) host(node string, busy float64) {
 func sampled(t *testing.T, c *cluster, change ...func(*sampling)) *plugin {
 	p := newPlugin(hclog.NewNullLogger())
 	s := &sampling{
-		known: signal.Known{Pools: []string{"h100"}}, hold: 2 * time.Minute, tally: newTally(), listen: listenOff,
+		known: signal.Known{Pools: []string{"h100"}}, hold: 2 * time.Minute, tally: newTally(), listen: pluginconfig.ListenOff,
 		book: &book{log: p.log, fine: time.Hour, series: make(map[string]*series)},
 	}
 	s.look = &observer{

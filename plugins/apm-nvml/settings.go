@@ -1,13 +1,11 @@
 package main
 
 import (
-	"net"
-	"strconv"
 	"time"
 
 	"github.com/gpupool/gpupool/internal/consul"
-	"github.com/gpupool/gpupool/internal/mtls"
 	"github.com/gpupool/gpupool/internal/pluginconfig"
+	"github.com/gpupool/gpupool/internal/reach"
 	"github.com/gpupool/gpupool/internal/setting"
 )
 
@@ -18,9 +16,7 @@ type settings struct {
 	coverage           float64
 
 	consul       consul.Config
-	agentToken   string
-	agentTLS     bool
-	agentFiles   mtls.Files
+	agents       reach.Agents
 	agentTimeout time.Duration
 	agentsAtOnce int
 
@@ -54,59 +50,17 @@ func declare(r pluginconfig.Reader) settings {
 		history:         r.OneOf("history", historyConsul, "Where minutes of demand are kept for 28 days, so that an autoscaler that takes over has them at once: consul, or prometheus, which scrapes what is served on `listen`. none: a window begins with the plugin.", historyConsul, historyPrometheus, historyNone),
 		prometheus:      r.URL("history_url", "http://127.0.0.1:9090", "With `history = \"prometheus\"`: where its HTTP API is, or that of Thanos, Mimir or VictoriaMetrics."),
 		prometheusQuery: r.String("history_query", defaultQuery, "With it: PromQL for the mean of a series in the minute past, as one series. `$signal` stands for the signal's name, `$labels` for its labels.", setting.NotEmpty()),
-		listen:          r.String("listen", defaultListen, "Where /metrics and /healthz are served, as host:port, or off. They say what demand is and how the sampling goes, and no credential; whoever may connect may read them.", setting.Rule[string]{Text: "host:port, or off", OK: listenable}),
+		listen:          r.Listen(defaultListen, "Where /metrics and /healthz are served, as host:port, or off. They say what demand is and how the sampling goes, and no credential; whoever may connect may read them."),
 
-		agentTLS: r.Bool("agent_tls", false, "The agents serve TLS. Their certificates must be for the name `gpupool-agent`."),
-		agentFiles: mtls.Files{
-			CA:   r.String("agent_ca_file", "", "With `agent_tls`: PEM file of the authorities that agents' certificates are checked against. Empty: those of the system."),
-			Cert: r.String("agent_cert_file", "", "With it: PEM file of the certificate that is shown to agents."),
-			Key:  r.String("agent_key_file", "", "With it: PEM file of the key of that certificate."),
-		},
+		agents:       reach.DeclareAgents(r),
 		agentTimeout: r.Duration("agent_timeout", 2*time.Second, "How long all agents together get to answer.", setting.Between(100*time.Millisecond, time.Minute)),
 		agentsAtOnce: r.Int("agents_at_once", 64, "How many agents are asked at a time.", setting.Between(1, 1024)),
 
-		consul: consul.Config{
-			Address:    r.String("consul_address", "", "Consul's address. Empty means CONSUL_HTTP_ADDR, or 127.0.0.1:8500."),
-			Datacenter: r.String("consul_datacenter", "", "Consul datacenter. Empty means that of the Consul agent."),
-			Prefix:     r.String("consul_prefix", consul.DefaultPrefix, "Where in Consul's KV store gpupool's records are."),
-			CAFile:     r.String("consul_ca_file", "", "PEM file of the authorities that Consul's certificate is checked against."),
-			CertFile:   r.String("consul_cert_file", "", "PEM file of the client certificate for Consul."),
-			KeyFile:    r.String("consul_key_file", "", "PEM file of the key of that certificate."),
-		},
+		consul: reach.Consul(r),
 	}
-	s.consul.Token = resolve(r, "consul_token", "ACL token for Consul. Without it CONSUL_HTTP_TOKEN is used.")
-	s.agentToken = resolve(r, "agent_token", "Bearer token that the agents on the hosts ask for, if they do.")
-	if !s.agentTLS && s.agentFiles.Given() {
-		r.Reject("agent_tls", "is not set, and certificate files for it are given", "set it to true")
-	}
-	s.prometheusToken = resolve(r, "history_token", "Bearer token for `history_url`.")
+	s.prometheusToken = r.Credential("history_token", "Bearer token for `history_url`.")
 	return s
 }
 
 // defaultListen is beside those of the agent, 9109, and the target, 9110.
-const (
-	defaultListen = "127.0.0.1:9111"
-	listenOff     = "off"
-)
-
-// listenable reports whether text is an address to listen on, or off.
-func listenable(text string) bool {
-	if text == listenOff {
-		return true
-	}
-	_, port, err := net.SplitHostPort(text)
-	_, numErr := strconv.ParseUint(port, 10, 16)
-	return err == nil && numErr == nil
-}
-
-func resolve(r pluginconfig.Reader, key, doc string) string {
-	ref := r.Secret(key, doc)
-	if ref == "" {
-		return ""
-	}
-	v, err := ref.Resolve()
-	if err != nil {
-		r.Reject(key, err.Error(), "")
-	}
-	return v
-}
+const defaultListen = "127.0.0.1:9111"

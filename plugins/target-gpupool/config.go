@@ -3,9 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
-	"net"
 	"os"
-	"strconv"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -16,38 +14,26 @@ import (
 	"github.com/gpupool/gpupool/internal/inventory"
 	"github.com/gpupool/gpupool/internal/jsonl"
 	"github.com/gpupool/gpupool/internal/live"
-	"github.com/gpupool/gpupool/internal/mtls"
 	"github.com/gpupool/gpupool/internal/nomad"
 	"github.com/gpupool/gpupool/internal/pluginconfig"
 	"github.com/gpupool/gpupool/internal/pluginhost"
 	"github.com/gpupool/gpupool/internal/power/drivers"
+	"github.com/gpupool/gpupool/internal/reach"
 	"github.com/gpupool/gpupool/internal/setting"
 )
 
 // defaultListen is beside the agent's 9109.
 const defaultListen = "127.0.0.1:9110"
 
-// listenable reports whether text is an address to listen on, or off.
-func listenable(text string) bool {
-	if text == "off" {
-		return true
-	}
-	_, port, err := net.SplitHostPort(text)
-	n, numErr := strconv.ParseUint(port, 10, 16)
-	return err == nil && numErr == nil && (n > 0 || port == "0")
-}
-
 // settings is the plugin's own configuration.
 type settings struct {
-	pools      string
-	consul     consul.Config
-	lease      time.Duration
-	agentToken string
-	agentTLS   bool
-	agentFiles mtls.Files
-	ownNode    string
-	listen     string
-	steps      jsonl.Config
+	pools   string
+	consul  consul.Config
+	agents  reach.Agents
+	lease   time.Duration
+	ownNode string
+	listen  string
+	steps   jsonl.Config
 }
 
 func readSettings(config map[string]string) (settings, error) {
@@ -58,26 +44,12 @@ func readSettings(config map[string]string) (settings, error) {
 
 func declare(r pluginconfig.Reader) settings {
 	s := settings{
-		pools: r.String("pools", "", "Path of the inventory, pools.hcl.", setting.NotEmpty()),
-		consul: consul.Config{
-			Address:    r.String("consul_address", "", "Consul's address. Empty means CONSUL_HTTP_ADDR, or 127.0.0.1:8500."),
-			Datacenter: r.String("consul_datacenter", "", "Consul datacenter. Empty means that of the Consul agent."),
-			Prefix:     r.String("consul_prefix", consul.DefaultPrefix, "Where in Consul's KV store the pools' records are."),
-			CAFile:     r.String("consul_ca_file", "", "PEM file of the authorities that Consul's certificate is checked against."),
-			CertFile:   r.String("consul_cert_file", "", "PEM file of the client certificate for Consul."),
-			KeyFile:    r.String("consul_key_file", "", "PEM file of the key of that certificate."),
-		},
-		agentTLS: r.Bool("agent_tls", false, "The agents serve TLS. Their certificates must be for the name `gpupool-agent`."),
-		agentFiles: mtls.Files{
-			CA:   r.String("agent_ca_file", "", "With `agent_tls`: PEM file of the authorities that agents' certificates are checked against. Empty: those of the system."),
-			Cert: r.String("agent_cert_file", "", "With it: PEM file of the certificate that is shown to agents."),
-			Key:  r.String("agent_key_file", "", "With it: PEM file of the key of that certificate."),
-		},
-		lease: r.Duration("lease_ttl", consul.DefaultTTL, "How long the lease of a pool outlives its holder. Shorter is faster to fail over; longer rides out slower networks, and gives slow power controllers more time: a power command may take two fifths of it.", setting.Between(consul.MinTTL, consul.MaxTTL)),
+		pools:  r.String("pools", "", "Path of the inventory, pools.hcl.", setting.NotEmpty()),
+		consul: reach.Consul(r),
+		agents: reach.DeclareAgents(r),
+		lease:  r.Duration("lease_ttl", consul.DefaultTTL, "How long the lease of a pool outlives its holder. Shorter is faster to fail over; longer rides out slower networks, and gives slow power controllers more time: a power command may take two fifths of it.", setting.Between(consul.MinTTL, consul.MaxTTL)),
 	}
-	s.listen = r.String("listen", defaultListen, "Where /metrics and /healthz are served, as host:port, or off. They say how many hosts there are and what goes wrong, and no credential; whoever may connect may read them.", setting.Rule[string]{
-		Text: "host:port, or off", OK: listenable,
-	})
+	s.listen = r.Listen(defaultListen, "Where /metrics and /healthz are served, as host:port, or off. They say how many hosts there are and what goes wrong, and no credential; whoever may connect may read them.")
 	s.steps = jsonl.Config{
 		Path:     r.String("decision_log", "", "File to keep each tick in that decided something, as JSON lines. Its folder must be there. Empty: none is kept."),
 		MaxBytes: int64(r.Size("decision_log_size", 64<<20, "Size from which on the next file is begun; the older ones are named .1, .2 and so on.", setting.Between[setting.Size](1<<20, 1<<40))),
@@ -87,11 +59,6 @@ func declare(r pluginconfig.Reader) settings {
 		s.steps.Keep = -1 // none, which a log says so
 	}
 	s.ownNode = r.String("own_node", "", "Name of the Nomad node that the autoscaler runs on, if that is a host of a pool: it is never taken out of service. Empty means the node of the autoscaler's own allocation or, outside Nomad, the name of the machine.")
-	s.consul.Token = resolve(r, "consul_token", "ACL token for Consul. Without it CONSUL_HTTP_TOKEN is used.")
-	s.agentToken = resolve(r, "agent_token", "Bearer token that the agents on the hosts ask for, if they do.")
-	if !s.agentTLS && s.agentFiles.Given() {
-		r.Reject("agent_tls", "is not set, and certificate files for it are given", "set it to true")
-	}
 	return s
 }
 
@@ -100,23 +67,11 @@ func declarePolicy(r pluginconfig.Reader) string {
 	return r.String("pool", "", "The pool of pools.hcl that this policy scales.", setting.NotEmpty())
 }
 
-func resolve(r pluginconfig.Reader, key, doc string) string {
-	ref := r.Secret(key, doc)
-	if ref == "" {
-		return ""
-	}
-	v, err := ref.Resolve()
-	if err != nil {
-		r.Reject(key, err.Error(), "")
-	}
-	return v
-}
-
 // built is what a configuration comes to.
 type built struct {
 	runners map[string]*live.Runner
 	steps   *steps
-	listen  string // "off" for nowhere
+	listen  string // pluginconfig.ListenOff for nowhere
 }
 
 // build makes a runner for each pool of the inventory, all of them or none, and
@@ -130,7 +85,7 @@ func build(config map[string]string, m *meter, log hclog.Logger) (built, error) 
 	wrong = errors.Join(wrong, named(err))
 	nc, err := nomad.New(nomad.Config{API: nomadconfig.ConfigFromNamespacedMap(config), Logger: log})
 	wrong = errors.Join(wrong, named(err))
-	gather, err := s.gather(log)
+	gather, err := s.agents.Gather(pluginhost.Slog(log)) // all pools share it, and its connections
 	if wrong = errors.Join(wrong, named(err)); wrong != nil {
 		return built{}, wrong
 	}
@@ -140,17 +95,6 @@ func build(config map[string]string, m *meter, log hclog.Logger) (built, error) 
 		return built{}, err
 	}
 	return b, nil
-}
-
-// gather is how to reach the agents. All pools share it, and its connections.
-func (s settings) gather(log hclog.Logger) (fleet.Config, error) {
-	c := fleet.Config{Token: s.agentToken}
-	if !s.agentTLS {
-		return c, nil
-	}
-	var err error
-	c.TLS, err = fleet.NewTLS(s.agentFiles, pluginhost.Slog(log))
-	return c, err
 }
 
 func named(err error) error {

@@ -1,12 +1,9 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -176,41 +173,6 @@ func TestHealth(t *testing.T) {
 	if h, ok := health(p.all(), time.Now().Add(stuckAfter+time.Minute)); ok || h.Status != "stuck" {
 		t.Errorf("a loop that is stuck is called %+v", h)
 	}
-}
-
-// TestServeWaitsForItsAddress: an address that somebody else has is no reason
-// to fail, and one that is given back is taken.
-func TestServeWaitsForItsAddress(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := l.Addr().String()
-	var said logBuffer
-	log := hclog.New(&hclog.LoggerOptions{Output: &said})
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		serve(ctx, address, http.NotFoundHandler(), log)
-	}()
-	until(t, "it says so", func() string { return lacks(said.String(), "not served", address) })
-	cancel()
-	<-done
-	_ = l.Close()
-
-	ctx, cancel = context.WithCancel(t.Context())
-	defer cancel()
-	go serve(ctx, address, http.NotFoundHandler(), log)
-	until(t, "it answers", func() string {
-		resp, err := http.Get("http://" + address + "/")
-		if err != nil {
-			return err.Error()
-		}
-		_, _ = io.Copy(io.Discard, resp.Body)
-		resp.Body.Close()
-		return ""
-	})
 }
 
 func TestClassesOfErrors(t *testing.T) {

@@ -19,6 +19,7 @@ import (
 
 	"github.com/gpupool/gpupool/internal/live"
 	"github.com/gpupool/gpupool/internal/pluginconfig"
+	"github.com/gpupool/gpupool/internal/pluginhost"
 	"github.com/gpupool/gpupool/internal/pool"
 	"github.com/gpupool/gpupool/internal/setting"
 )
@@ -103,8 +104,8 @@ func (p *plugin) SetConfig(config map[string]string) error {
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
-		if b.listen != "off" {
-			serve(next, b.listen, handler(p.meter), p.log)
+		if b.listen != pluginconfig.ListenOff {
+			pluginhost.Answer(next, b.listen, handler(p.meter), p.log)
 		}
 	}()
 	p.mu.Lock()

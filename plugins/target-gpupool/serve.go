@@ -1,29 +1,23 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
-	"errors"
-	"net"
 	"net/http"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/gpupool/gpupool/internal/httplimit"
 	"github.com/gpupool/gpupool/internal/live"
 )
 
-const (
-	// stuckAfter is how old the last tick of a loop may be before the plugin
-	// calls itself unhealthy. A tick is bounded by the timeouts of its requests.
-	stuckAfter = 5 * time.Minute
+// stuckAfter is how old the last tick of a loop may be before the plugin
+// calls itself unhealthy. A tick is bounded by the timeouts of its requests.
+const stuckAfter = 5 * time.Minute
 
-	listenAgain = 30 * time.Second // after an address was not to be had
-	inFlight    = 16               // requests answered at a time; more are refused
-)
+const inFlight = 16 // requests answered at a time; more are refused
 
 // handler answers
 //
@@ -46,16 +40,7 @@ func handler(m *meter) http.Handler {
 		}
 		_ = json.NewEncoder(w).Encode(h) // the client went away
 	})
-	slots := make(chan struct{}, inFlight)
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		select {
-		case slots <- struct{}{}:
-			defer func() { <-slots }()
-			mux.ServeHTTP(w, r)
-		default:
-			http.Error(w, "too many requests at a time", http.StatusServiceUnavailable)
-		}
-	})
+	return httplimit.InFlight(inFlight, mux)
 }
 
 // healthz is the answer of /healthz.
@@ -87,43 +72,4 @@ func health(runners map[string]*live.Runner, now time.Time) (healthz, bool) {
 		h.Pools[name] = p
 	}
 	return h, h.Status == "ok"
-}
-
-// serve answers at an address until ctx ends. An address that is not to be had,
-// because another process has it, is waited for: the loops matter more.
-func serve(ctx context.Context, address string, h http.Handler, log hclog.Logger) {
-	told := false
-	for ctx.Err() == nil {
-		var lc net.ListenConfig
-		l, err := lc.Listen(ctx, "tcp", address)
-		if err == nil {
-			log.Info("metrics and health are served", "address", l.Addr().String())
-			err = answer(ctx, l, h)
-		}
-		if ctx.Err() != nil {
-			return
-		}
-		if !told {
-			told = true
-			log.Warn("metrics and health are not served, and tried again; set listen to another address, or to off", "address", address, "error", err)
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(listenAgain):
-		}
-	}
-}
-
-// answer serves on a listener until ctx ends.
-func answer(ctx context.Context, l net.Listener, h http.Handler) error {
-	server := &http.Server{
-		Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
-		WriteTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
-	}
-	defer context.AfterFunc(ctx, func() { _ = server.Close() })()
-	err := server.Serve(l)
-	if errors.Is(err, http.ErrServerClosed) {
-		return nil
-	}
-	return err
 }
