@@ -53,8 +53,11 @@ type observer struct {
 
 	kick chan struct{} // a series wants the agents looked at now
 
-	mu    sync.Mutex
-	sight signal.Sight
+	// handing is held from a change of the sight until it is handed on: a query
+	// about two parts must not get the older of two sights last.
+	handing sync.Mutex
+	mu      sync.Mutex
+	sight   signal.Sight
 
 	// Of the agents' loop alone.
 	agents   map[string]string // addresses by node
@@ -95,6 +98,8 @@ func (o *observer) put(ctx context.Context, p part, change func(*signal.Sight)) 
 	if ctx.Err() != nil {
 		return
 	}
+	o.handing.Lock()
+	defer o.handing.Unlock()
 	o.mu.Lock()
 	change(&o.sight)
 	now := o.sight

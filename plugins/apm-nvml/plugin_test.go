@@ -376,6 +376,35 @@ func TestConsulAway(t *testing.T) {
 	})
 }
 
+// A query about two parts keeps what was seen last, whichever part that was.
+func TestSightsInOrder(t *testing.T) {
+	away := errors.New("consul is away")
+	for range 300 {
+		book := &book{log: hclog.NewNullLogger(), fine: time.Hour, series: make(map[string]*series)}
+		o := &observer{log: book.log, book: book, kick: make(chan struct{}, 1), sight: signal.Sight{Coverage: 0.9}}
+		book.added = o.show
+		q, err := signal.Parse(`gpu_busy_ratio{pool="h100"}`, signal.Known{Pools: []string{"h100"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := book.of(q, false, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var both sync.WaitGroup
+		both.Go(func() {
+			o.put(t.Context(), part{partPool, "h100"}, func(s *signal.Sight) { s.Pools = with(s.Pools, "h100", signal.Pool{At: time.Now()}) })
+		})
+		both.Go(func() {
+			o.put(t.Context(), part{kind: partFleet}, func(s *signal.Sight) { s.Fleet = &signal.Fleet{At: time.Now(), Err: away} })
+		})
+		both.Wait()
+		if !errors.Is(s.err, away) {
+			t.Fatalf("the agents were looked at, and the query says %v", s.err)
+		}
+	}
+}
+
 // Agents whose clocks are off are believed, as nothing rests on their clocks;
 // ages that cannot be are not.
 func TestLiesAboutTime(t *testing.T) {
