@@ -33,7 +33,7 @@ func BenchmarkFootprintWithInstances(b *testing.B) {
 	nomad := httptest.NewServer(nomadSaying(allocs))
 	b.Cleanup(nomad.Close)
 	h := on(b, state)
-	h.trace = os.DevNull
+	h.trace = "" // is no part of a driver
 	h.args = []string{"-period", "1s", "-consul", consultest.Start(b).Addr, "-nomad", nomad.URL}
 	h.start()
 	h.sees("eight instances that are ready", func(s fleet.Snapshot) bool {

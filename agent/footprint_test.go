@@ -32,7 +32,7 @@ import (
 func BenchmarkFootprint(b *testing.B) {
 	b.Run("agent", func(b *testing.B) {
 		h := on(b, eightBusyGPUs())
-		h.trace = os.DevNull
+		h.trace = "" // is no part of a driver
 		h.args = []string{"-period", "1s", "-consul", "off", "-nomad", "off"}
 		h.start()
 		h.sees("eight GPUs", func(s fleet.Snapshot) bool { return s.Usable() == 8 })

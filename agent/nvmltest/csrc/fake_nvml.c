@@ -1,15 +1,18 @@
 /*
  * A stand-in for NVIDIA's libnvidia-ml.so.1 that answers from a file; see
- * ../README.md. Each call reads the file again, so a test changes a GPU by
- * replacing the file. All that is kept between calls is whether the library is
- * initialised, and what event sets and monitor samples have to keep.
+ * ../README.md. Each call looks whether the file was replaced, so a test changes
+ * a GPU by replacing it. All else that is kept between calls is whether the
+ * library is initialised, and what event sets and monitor samples have to keep.
  */
 #include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/inotify.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -29,24 +32,9 @@ static atomic_int users; /* nvmlInit calls that nvmlShutdown did not undo */
 /* The state file as the call in progress sees it; empty if there is none. */
 static _Thread_local char state[MAX_STATE + 1];
 
-/* load reads the state file, and says whether there is one. */
-static int load(void)
-{
-	const char *path = getenv("FAKE_NVML_FILE");
-	int fd = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
-	ssize_t n = 0, got;
-	while (fd >= 0 && n < MAX_STATE && (got = read(fd, state + n, MAX_STATE - n)) > 0)
-		n += got;
-	state[n] = '\0';
-	if (fd >= 0)
-		close(fd);
-	return fd >= 0;
-}
-
 /* changed says whether the state file is another one than when it was last asked for the same stamp. */
-static int changed(struct stat *stamp)
+static int changed(const char *path, struct stat *stamp)
 {
-	const char *path = getenv("FAKE_NVML_FILE");
 	struct stat now = {0};
 	if (path)
 		stat(path, &now);
@@ -54,6 +42,25 @@ static int changed(struct stat *stamp)
 		    now.st_mtim.tv_nsec != stamp->st_mtim.tv_nsec;
 	*stamp = now;
 	return other;
+}
+
+/* load reads the state file if it is another one than before, and says whether there is one. */
+static int load(void)
+{
+	static _Thread_local struct stat stamp; /* of what is in state */
+	const char *path = getenv("FAKE_NVML_FILE");
+	if (!changed(path, &stamp))
+		return stamp.st_ino != 0;
+	int fd = stamp.st_ino ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+	ssize_t n = 0, got;
+	while (fd >= 0 && n < MAX_STATE && (got = read(fd, state + n, MAX_STATE - n)) > 0)
+		n += got;
+	state[n] = '\0';
+	if (fd >= 0)
+		close(fd);
+	else
+		stamp.st_ino = 0; /* it went in between: look again */
+	return fd >= 0;
 }
 
 /* find copies the last value of key to out, and says whether there is one. */
@@ -115,7 +122,7 @@ static long gpu_count(void)
 static int begin(const char *symbol, int gpu)
 {
 	const char *path = getenv("FAKE_NVML_TRACE");
-	FILE *f = path ? fopen(path, "ae") : NULL;
+	FILE *f = path && *path ? fopen(path, "ae") : NULL;
 	if (f && gpu < 0)
 		fprintf(f, "%s\n", symbol);
 	else if (f)
@@ -767,6 +774,7 @@ code nvmlDeviceGetComputeInstanceId(device d, unsigned *out)
 /* ---- events ---- */
 
 struct event_set {
+	int news;                           /* descriptor that can be read when a file was put beside the state file */
 	char seen[32];                      /* serial number of the last event */
 	_Atomic unsigned long long types[MAX_GPUS]; /* that are waited for, by GPU */
 };
@@ -783,6 +791,38 @@ static const char *read_event(char serial[32], unsigned *gpu, unsigned long long
 	return serial;
 }
 
+/* watch returns a descriptor that can be read when a file was renamed into the
+ * state file's folder, or a negative number. */
+static int watch(void)
+{
+	const char *path = getenv("FAKE_NVML_FILE"), *name = path ? strrchr(path, '/') : NULL;
+	char folder[PATH_MAX] = ".";
+	if (name)
+		snprintf(folder, sizeof folder, "%.*s", (int)(name - path) + 1, path);
+	int fd = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
+	if (fd >= 0 && inotify_add_watch(fd, folder, IN_MOVED_TO) < 0) {
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+/* await returns when a file was renamed into the state file's folder, or after
+ * so many milliseconds, and says how many they were: 20 at a time if the folder
+ * cannot be watched. */
+static unsigned await(event_set set, unsigned ms)
+{
+	char rest[4096];
+	struct timespec from, to;
+	struct pollfd news = {.fd = set->news, .events = POLLIN};
+	clock_gettime(CLOCK_MONOTONIC, &from);
+	if (poll(&news, 1, set->news >= 0 || ms < 20 ? (int)ms : 20) > 0)
+		while (read(set->news, rest, sizeof rest) > 0)
+			;
+	clock_gettime(CLOCK_MONOTONIC, &to);
+	return (to.tv_sec - from.tv_sec) * 1000 + (to.tv_nsec - from.tv_nsec) / 1000000;
+}
+
 code nvmlEventSetCreate(event_set *out)
 {
 	unsigned gpu;
@@ -792,6 +832,7 @@ code nvmlEventSetCreate(event_set *out)
 		return UNINITIALIZED;
 	if (!(*out = calloc(1, sizeof **out)))
 		return INSUFFICIENT_SIZE;
+	(*out)->news = watch();
 	read_event((*out)->seen, &gpu, &type, &data); /* one that was there before is not new */
 	return OK;
 }
@@ -799,6 +840,8 @@ code nvmlEventSetCreate(event_set *out)
 code nvmlEventSetFree(event_set set)
 {
 	begin(__func__, -1);
+	if (set->news >= 0)
+		close(set->news);
 	free(set);
 	return OK;
 }
@@ -821,9 +864,8 @@ code nvmlDeviceRegisterEvents(device d, unsigned long long types, event_set set)
 
 code nvmlEventSetWait_v2(event_set set, struct event_data *out, unsigned ms)
 {
-	const struct timespec step = {.tv_nsec = 20 * 1000 * 1000};
 	char serial[32];
-	unsigned gpu;
+	unsigned gpu, waited = 0;
 	unsigned long long type, data;
 	begin(__func__, -1);
 	if (!users)
@@ -831,20 +873,17 @@ code nvmlEventSetWait_v2(event_set set, struct event_data *out, unsigned ms)
 	code err = number("err.nvmlEventSetWait_v2", 0);
 	if (err)
 		return err;
-	struct stat stamp = {0};
-	for (unsigned waited = 0;; waited += 20) {
-		if (changed(&stamp)) {
-			load();
-			hang("events_hang_ms");
-			if (*read_event(serial, &gpu, &type, &data) && strcmp(serial, set->seen)) {
-				strcpy(set->seen, serial);
-				if (gpu < MAX_GPUS && set->types[gpu] & type)
-					break;
-			}
+	for (;;) {
+		hang("events_hang_ms");
+		if (*read_event(serial, &gpu, &type, &data) && strcmp(serial, set->seen)) {
+			strcpy(set->seen, serial);
+			if (gpu < MAX_GPUS && set->types[gpu] & type)
+				break;
 		}
 		if (waited >= ms)
 			return TIMED_OUT;
-		nanosleep(&step, NULL);
+		waited += await(set, ms - waited);
+		load();
 	}
 	*out = (struct event_data){.device = handle(gpu, -1), .type = type, .data = data,
 				   .gpu_instance = ~0U, .compute_instance = ~0U};
