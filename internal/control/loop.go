@@ -193,7 +193,10 @@ func (l *Loop) do(ctx context.Context, gen uint64, s pool.Snapshot, d pool.Decis
 	outcomes := make([]Outcome, len(d.Actions))
 	var all sync.WaitGroup
 	for _, host := range d.Joined {
-		all.Go(func() { l.witness(ctx, gen, views[host]) })
+		all.Go(func() { l.witness(ctx, gen, views[host], func(in *pool.Intent, at time.Time) { in.JoinedAt = at }) })
+	}
+	for _, host := range d.Stopped {
+		all.Go(func() { l.witness(ctx, gen, views[host], func(in *pool.Intent, at time.Time) { in.StoppedAt = at }) })
 	}
 	for i, a := range d.Actions {
 		all.Go(func() {
@@ -248,10 +251,10 @@ func (l *Loop) holds(gen uint64, now time.Time) bool {
 	return held && g == gen && until.Sub(now) >= l.cfg.ActTimeout
 }
 
-// witness puts on record that a host has joined, which is also how its power-on
-// went. Nothing hangs on it now: if it cannot be written, the next look finds
-// the same.
-func (l *Loop) witness(ctx context.Context, gen uint64, v pool.View) {
+// witness puts on record what was seen of a host, which is also how its last
+// act went. Nothing hangs on it now: if it cannot be written, the next look
+// finds the same.
+func (l *Loop) witness(ctx context.Context, gen uint64, v pool.View, note func(in *pool.Intent, at time.Time)) {
 	now := time.Now()
 	if !l.holds(gen, now) {
 		return
@@ -259,7 +262,7 @@ func (l *Loop) witness(ctx context.Context, gen uint64, v pool.View) {
 	ctx, cancel := context.WithTimeout(ctx, l.cfg.ActTimeout)
 	defer cancel()
 	intent := v.Intent
-	intent.JoinedAt = now
+	note(&intent, now)
 	if intent.SettledAt.IsZero() {
 		intent.SettledAt = now
 	}

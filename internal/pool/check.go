@@ -163,6 +163,7 @@ func (c *checker) off(a Action, v *seen) {
 	if a.Do == HardOff {
 		c.require(a, c.l.HardOff || v.FailedBoots > 0 && node.Status != NodeReady, "hard off is not allowed in this pool")
 		c.require(a, v.Verb == SoftOff && !v.SettledAt.IsZero() || v.Verb == HardOff, "it was not asked to shut down before")
+		c.require(a, !v.StoppedAt.After(v.OffAt), "somebody powered it on again, and it was not asked to shut down since")
 		c.require(a, c.now.Sub(v.Intent.At) >= c.l.SoftOffTimeout, "it still has time to shut down by itself")
 	}
 }

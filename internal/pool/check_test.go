@@ -57,6 +57,9 @@ func TestCheckRefuses(t *testing.T) {
 		{why: "hard off is not allowed", do: HardOff, view: with(drained, func(v *View) { v.Intent = Intent{Verb: SoftOff, At: long, SettledAt: long} })},
 		{why: "it was not asked", do: HardOff, view: drained, limit: func(l *Limits) { l.HardOff = true }},
 		{why: "it was not asked", do: HardOff, view: with(drained, func(v *View) { v.Intent = Intent{Verb: SoftOff, At: long} }), limit: func(l *Limits) { l.HardOff = true }},
+		{why: "somebody powered it on again", do: HardOff, view: with(drained, func(v *View) {
+			v.Intent = Intent{Verb: SoftOff, At: long, SettledAt: long, Ledger: Ledger{OffAt: long, StoppedAt: old(time.Minute)}}
+		}), limit: func(l *Limits) { l.HardOff = true }},
 		{why: "busy outside Nomad", do: SoftOff, view: with(drained, func(v *View) { v.Node.Status, v.Agent.Outside = NodeDown, 1 })},
 		{why: "it still has time", do: HardOff, limit: func(l *Limits) { l.HardOff = true }, view: with(drained, func(v *View) {
 			v.Intent = Intent{Verb: SoftOff, At: t0.Add(-time.Minute), SettledAt: t0.Add(-time.Minute)}

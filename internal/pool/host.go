@@ -322,6 +322,9 @@ type Ledger struct {
 	// JoinedAt is when its Nomad client was first seen to have registered
 	// after a power-on; before OnAt if it has not since the last one.
 	JoinedAt time.Time `json:"joined_at,omitzero"`
+	// StoppedAt is when its chassis was first seen off after it was told to go
+	// off; before OffAt if it has not since the last time.
+	StoppedAt time.Time `json:"stopped_at,omitzero"`
 	// FailedBoots counts the power-ons in a row that did not end in service.
 	FailedBoots int `json:"failed_boots,omitempty"`
 	// Cycles counts the power-ons of the day CyclesOn, a date in UTC.
@@ -360,6 +363,10 @@ func (l Ledger) after(do Verb, now time.Time) Ledger {
 // joined reports whether the host's client was seen to have registered since
 // the last power-on.
 func (l Ledger) joined() bool { return l.JoinedAt.After(l.OnAt) }
+
+// stopped reports whether the host was seen off since it was last told to go
+// off: if it is on all the same, somebody else powered it on.
+func (l Ledger) stopped() bool { return l.StoppedAt.After(l.OffAt) }
 
 // Refused is the intent of a power-on that the provider refused for want of
 // capacity: before is the host's ledger from before it. The host was not

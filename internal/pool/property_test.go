@@ -29,8 +29,8 @@ func checkDecision(t rapid.TB, now time.Time, want int, s Snapshot, d Decision, 
 		t.Fatalf("another order of hosts, another answer:\n%+v\n%+v", d, other)
 	}
 	again := Reconcile(now, want, predict(now, s, d), l)
-	if len(again.Actions) > 0 || len(again.Joined) > 0 {
-		t.Fatalf("applied to its own predicted result it adds %v %v\nafter %v %v", again.Actions, again.Joined, d.Actions, d.Joined)
+	if len(again.Actions) > 0 || len(again.Joined) > 0 || len(again.Stopped) > 0 {
+		t.Fatalf("applied to its own predicted result it adds %v %v %v\nafter %v %v %v", again.Actions, again.Joined, again.Stopped, d.Actions, d.Joined, d.Stopped)
 	}
 	checkPower(t, s, d, again, l)
 }
@@ -69,11 +69,16 @@ func predict(now time.Time, s Snapshot, d Decision) Snapshot {
 	next := s
 	next.Hosts = slices.Clone(s.Hosts)
 	for i := range next.Hosts {
-		if in := &next.Hosts[i].Intent; slices.Contains(d.Joined, next.Hosts[i].Host.ID) {
+		in := &next.Hosts[i].Intent
+		joined, stopped := slices.Contains(d.Joined, next.Hosts[i].Host.ID), slices.Contains(d.Stopped, next.Hosts[i].Host.ID)
+		if joined {
 			in.JoinedAt = now
-			if in.SettledAt.IsZero() {
-				in.SettledAt = now
-			}
+		}
+		if stopped {
+			in.StoppedAt = now
+		}
+		if (joined || stopped) && in.SettledAt.IsZero() {
+			in.SettledAt = now
 		}
 		for _, a := range d.Actions {
 			if a.Host == next.Hosts[i].Host.ID {
@@ -165,6 +170,8 @@ func genIntent(t *rapid.T, ago func(string, ...time.Duration) time.Time) Intent 
 	in.FailedBoots = rapid.SampledFrom([]int{0, 0, 1, 2, 20}).Draw(t, "failed boots")
 	in.OnAt = ago("powered on", time.Second, 3*time.Minute, time.Hour)
 	in.JoinedAt = in.OnAt.Add(rapid.SampledFrom([]time.Duration{-time.Minute, -time.Minute, time.Minute}).Draw(t, "joined"))
+	in.OffAt = ago("told to go off", 2*time.Minute, 2*time.Hour)
+	in.StoppedAt = in.OffAt.Add(rapid.SampledFrom([]time.Duration{-time.Minute, -time.Minute, time.Minute}).Draw(t, "stopped"))
 	in.Cycles, in.CyclesOn = rapid.IntRange(0, 3).Draw(t, "cycles"), t0.Format(time.DateOnly)
 	in.At = ago("intended", 0, 2*time.Second, 20*time.Second, 2*time.Minute, 6*time.Minute, 20*time.Minute)
 	switch rapid.IntRange(0, 4).Draw(t, "outcome") {

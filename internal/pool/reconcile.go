@@ -45,6 +45,10 @@ type Decision struct {
 	// after their power-on, sorted. That is to be put on record at once: if one
 	// is cut off again before it is whole, what runs on it may live.
 	Joined []string
+	// Stopped are the hosts that are seen off for the first time since they were
+	// told to, sorted. That is to be put on record too: one that somebody else
+	// powers on again is to be asked to shut down before its power is cut.
+	Stopped []string
 }
 
 // Reconcile decides what to do at now so that the pool comes to want hosts in
@@ -79,7 +83,7 @@ type reconciler struct {
 	ready    int                // hosts in service
 	coming   int                // hosts on their way to it, in time
 	booting  int                // hosts that boot or may, for the most that do at once
-	draining int                // hosts that drain and are not an operator's
+	draining int                // hosts that are seen to drain and are not an operator's
 	idle     map[string]int     // hosts in service or coming that have no work, by class
 	on       map[string]int     // hosts that are not off for certain, by domain
 	watts    map[string]float64 // what they draw at most, by domain
@@ -332,6 +336,8 @@ func (r *reconciler) pressOn(h *host) {
 	case h.Verb == Cordon:
 		r.off(h, SoftOff, "it did not boot, and is ineligible", h.Ledger)
 	case r.now.Sub(h.Intent.At) < r.l.SoftOffTimeout:
+	case h.stopped():
+		r.off(h, SoftOff, "somebody else powered it on again", h.Ledger)
 	case h.Verb == SoftOff && h.SettledAt.IsZero():
 		r.off(h, SoftOff, "nobody knows whether it was asked to shut down", h.Ledger)
 	case r.l.HardOff || h.FailedBoots > 0 && h.Node.Status != NodeReady: // of one that did not boot there is nothing to lose
@@ -393,13 +399,23 @@ func (r *reconciler) drainOn() {
 	}
 }
 
-// witness names the hosts that joined without being given back at once: those
-// whose GPUs are not all there, and those that somebody holds, which may have
-// got work before that.
+// witness names the hosts that joined without being given back at once, which
+// are those whose GPUs are not all there, and those that somebody holds, which
+// may have got work before that; and the hosts that went off.
 func (r *reconciler) witness() {
 	for _, h := range r.hosts {
-		if h.free && !h.busy && (h.Phase == Booting || h.Phase == Held) && h.Verb == TurnOn && !h.Ledger.joined() && h.View.joined(r.now, r.l) {
-			r.d.Joined = append(r.d.Joined, h.Status.ID)
+		if !h.free || h.busy {
+			continue
+		}
+		switch h.Verb {
+		case TurnOn:
+			if (h.Phase == Booting || h.Phase == Held) && !h.Ledger.joined() && h.View.joined(r.now, r.l) {
+				r.d.Joined = append(r.d.Joined, h.Status.ID)
+			}
+		case SoftOff, HardOff:
+			if !h.stopped() && h.readOff(r.now, r.l) {
+				r.d.Stopped = append(r.d.Stopped, h.Status.ID)
+			}
 		}
 	}
 }

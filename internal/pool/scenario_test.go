@@ -222,7 +222,7 @@ func (sc *scenario) setHost(t *testing.T, d *datadriven.TestData) {
 		case "did": // did=(cordon,30s) or did=(turn-on,30s,ambiguous)
 			ledger, index := v.Ledger, v.Intent.NodeIndex
 			v.Intent = readIntent(t, d, sc.now, a.Vals)
-			if v.Verb == SoftOff {
+			if v.Verb == SoftOff || v.Verb == HardOff {
 				ledger.OffAt = v.Intent.At
 			}
 			v.Ledger, v.Intent.NodeIndex = ledger, index
@@ -234,6 +234,8 @@ func (sc *scenario) setHost(t *testing.T, d *datadriven.TestData) {
 			v.OnAt = sc.now.Add(-dur(t, d, a.Vals[0]))
 		case "joined": // since its power-on
 			v.OnAt, v.JoinedAt = v.Intent.At, sc.now.Add(-time.Minute)
+		case "was-off": // since it was told to go off
+			v.StoppedAt = v.OffAt.Add(time.Minute)
 		case "refusals": // before the last one
 			v.Refusals = atoi(t, d, a.Vals[0])
 		default:
@@ -300,6 +302,9 @@ func (sc *scenario) decide(t *testing.T, want int) string {
 	}
 	for _, id := range dec.Joined {
 		fmt.Fprintf(&b, "on record: %s has joined\n", id)
+	}
+	for _, id := range dec.Stopped {
+		fmt.Fprintf(&b, "on record: %s went off\n", id)
 	}
 	if dec.Note != "" {
 		fmt.Fprintf(&b, "note: %s\n", dec.Note)

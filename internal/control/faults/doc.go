@@ -77,6 +77,9 @@
 //   - A host whose BMC does not tell the truth is not counted among those that
 //     boot, drain, serve or draw power, and one whose BMC says nothing not among
 //     those that drain or serve: bound, while that lasts.
+//   - A host that Nomad lost sight of while it drained is not counted among those
+//     that drain: bound, until it is seen again. One that never comes back would
+//     otherwise keep every other in service for good.
 //   - A host that somebody else powers on after the look is not counted in its
 //     rack's watts: bound, from that look to the act.
 //   - A command that is carried out later than the fence. The world never does

@@ -87,7 +87,7 @@ func play(t *testing.T, s setup, tell bool) (out outcome) {
 func newWorld(s setup, tell bool) *world {
 	w := &world{setup: s, start: time.Now(), now: time.Now(), byID: map[string]*machine{}, away: map[string]time.Time{}, procs: make([]*proc, 2), tell: tell,
 		words: map[string]pool.Said{}, saidAt: map[string]time.Time{}, times: map[string]pool.Times{}}
-	w.judge = judge{w: w, hosts: map[string]*docket{}, refused: map[string]time.Time{}, inARow: map[string]int{}}
+	w.judge = judge{w: w, hosts: map[string]*docket{}, refused: map[string]time.Time{}, inARow: map[string]int{}, given: map[string]time.Time{}}
 	if s.learned { // that hosts are fast, as nearly all of them are here
 		for range 12 {
 			w.times["owned"] = w.times["owned"].Add(pool.Sample{Stage: pool.StageBoot, Took: 50 * time.Second})

@@ -21,6 +21,7 @@ type judge struct {
 	lastOff time.Time
 	refused map[string]time.Time // by class, when it was last on record that there is none to have
 	inARow  map[string]int       // by class, how often it was refused since it was last given
+	given   map[string]time.Time // by class, when a host of it last came on, by whomever
 	acts    int
 }
 
@@ -46,6 +47,9 @@ type docket struct {
 	// sawJoin: since its power-on it was seen to have joined, by a process that
 	// could write that down.
 	sawJoin bool
+	// sawOff: it was seen off since the last soft or hard off, by a process that
+	// could write that down.
+	sawOff bool
 	// leaving: it was cordoned because an operator wanted it out.
 	leaving bool
 	// offs counts the soft and hard offs on record since the last power-on. One
@@ -110,6 +114,7 @@ func (j *judge) recorded(p *proc, m *machine, in pool.Intent) {
 		j.require(l.Stagger == 0 || in.At.Sub(j.lastOff) >= l.Stagger, "%s: two offs within %s", m.id, in.At.Sub(j.lastOff))
 		j.lastOff = in.At
 		d.offs++
+		d.sawOff = false
 		d.failed = d.failed || !m.joined || m.node.status != pool.NodeReady
 	}
 }
@@ -118,7 +123,7 @@ func (j *judge) recorded(p *proc, m *machine, in pool.Intent) {
 func (j *judge) settled(m *machine, in pool.Intent) {
 	j.w.say("%s: %s settled %s", m.id, in.Verb, in.Err)
 	// race: a soft off whose outcome is not known counts as sent.
-	if d := j.docket(m); in.Verb == pool.SoftOff && in.Ambiguous && !d.asked {
+	if d := j.docket(m); in.Verb == pool.SoftOff && in.Ambiguous && !d.asked && in.StoppedAt.Before(in.At) {
 		d.asked, d.askedAt = true, in.At
 	}
 	if in.Verb == pool.TurnOn && in.NoCapacity {
@@ -143,14 +148,24 @@ func (j *judge) ticked(p *proc, r control.Report) {
 		if v.Verb == pool.TurnOn && v.Node.Status == pool.NodeReady && v.Node.Index > v.Intent.NodeIndex && v.NodeAt.After(v.SettledAt.Add(j.w.setup.limits.Fence)) && m.joined {
 			j.docket(m).sawJoin = true
 		}
+		if (v.Verb == pool.SoftOff || v.Verb == pool.HardOff) && v.Power == pool.PowerOff && v.PowerAt.After(later(v.Intent.At, v.SettledAt).Add(j.w.setup.limits.Fence)) && !m.on {
+			j.docket(m).sawOff = true
+		}
 	}
 }
 
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
 // cameOn reports whether a host of a class came on since, by whomever, or its
-// BMC said so: then there are some to have.
+// BMC said so: then there were some to have, even if it is off again.
 func (w *world) cameOn(class string, since time.Time) bool {
-	return slices.ContainsFunc(w.hosts, func(o *machine) bool {
-		return o.class == class && (o.on && o.onSince.After(since) || o.bmcLied.After(since))
+	return w.judge.given[class].After(since) || slices.ContainsFunc(w.hosts, func(o *machine) bool {
+		return o.class == class && o.bmcLied.After(since)
 	})
 }
 
@@ -235,7 +250,10 @@ func (j *judge) begins(m *machine, c command) {
 
 	switch c.do {
 	case pool.SoftOff:
-		d.leaving = leave
+		// A shutdown that a word had asked for is pressed when the word was taken
+		// back as well: it may be under way, and no host that may go off at any
+		// moment can be given work.
+		d.leaving = leave || d.leaving && d.offs > 1
 		if !d.asked {
 			d.asked, d.askedAt = true, now
 		}
@@ -321,7 +339,8 @@ func (j *judge) draining(m *machine, sight time.Time, p *proc) {
 	n := 1
 	for _, o := range w.hosts {
 		d := j.docket(o)
-		if o != m && o.on && o.node.status == pool.NodeReady && o.joined && !o.node.eligible && !o.hold.on && (d.verb == pool.Cordon || d.verb == pool.Drain) && w.clean(o, w.now.Add(-l.StaleAfter)) && o.docketStill(sight) && w.unspoken(o, p) {
+		// race: one that Nomad had lost sight of at the look is not counted.
+		if o != m && o.on && o.node.status == pool.NodeReady && o.readyAt.Before(sight) && o.joined && !o.node.eligible && !o.hold.on && (d.verb == pool.Cordon || d.verb == pool.Drain) && w.clean(o, w.now.Add(-l.StaleAfter)) && o.docketStill(sight) && w.unspoken(o, p) {
 			n++
 		}
 	}

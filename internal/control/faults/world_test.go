@@ -233,6 +233,10 @@ func (m *machine) powerOn(byUs bool) {
 	}
 	w := m.w
 	m.on, m.onByUs, m.joined, m.everJoined, m.onSince = true, byUs, false, false, w.now
+	w.judge.given[m.class] = w.now
+	if d := w.judge.docket(m); d.sawOff {
+		d.asked = false // it was a former life that was asked to shut down
+	}
 	m.life++
 	life := m.life
 	boot := w.between("boot", m.n, 15*time.Second, 50*time.Second)
