@@ -180,7 +180,7 @@ func (v View) held() (bool, string) {
 			return false, "" // it was powered on as it was
 		}
 	case Enable:
-		if !v.givenBack() {
+		if !v.givenBack() && !v.Intent.Eligible {
 			return false, "" // it did not work yet
 		}
 	}

@@ -260,8 +260,8 @@ func (r *reconciler) finish() {
 				r.giveUp(h)
 			}
 		case Ready:
-			// As long as the record does not say that it was given back, an
-			// operator who makes it ineligible is taken for us.
+			// If the record said of an ineligible node that it is still to be given
+			// back, an operator who makes it ineligible again was taken for us.
 			if h.Verb == Enable && !h.givenBack() && !h.Said.leave() {
 				r.act(h, Enable, "it is not on record that it was given back")
 			}

@@ -63,6 +63,7 @@ var rules = []mutant{
 	{rule: "the fence after an unknown outcome", file: phase, old: `return i.At.Add(l.Fence)`, new: `return i.At`},
 	{rule: "a foreign drain is held", file: phase, old: `n.Draining || v.Verb != VerbNone && !v.Intent.Foreign`, new: `false`},
 	{rule: "a foreign ineligibility is held", file: phase, old: "\treturn true, \"made ineligible by somebody else\"\n}\n", new: "\treturn false, \"\"\n}\n"},
+	{rule: "a give-back makes none ineligible", file: phase, old: `if !v.givenBack() && !v.Intent.Eligible {`, new: `if !v.givenBack() {`},
 	{rule: "a give-back is repeated until it is on record", file: reconcile, old: `if h.Verb == Enable && !h.givenBack() && !h.Said.leave() {`, new: `if false {`},
 	{rule: "most that boot", file: grow, old: `if r.booting >= r.l.MaxBooting {`, new: `if r.booting >= r.l.MaxBooting+9 {`},
 	{rule: "most that drain", file: shrink, old: `if surplus <= 0 || r.draining >= r.l.MaxDraining {`, new: `if surplus <= 0 {`},

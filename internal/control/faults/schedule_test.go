@@ -206,12 +206,13 @@ func outside(w *world, m *machine, f fault) {
 }
 
 // visible reports whether Nomad's view alone tells an ineligibility of somebody
-// else from ours. An intent that did not end well may still be ours to finish.
+// else from ours. An intent that did not end well may still be ours to finish,
+// unless the node was eligible before.
 func (m *machine) visible() bool {
 	d := m.w.judge.docket(m)
 	in := m.intent()
 	return m.node.mark != pool.MarkOurs &&
-		(d.verb == pool.VerbNone || d.verb == pool.TurnOn && d.eligible || d.verb == pool.Enable && !in.SettledAt.IsZero() && in.Err == "")
+		(d.verb == pool.VerbNone || (d.verb == pool.TurnOn || d.verb == pool.Enable) && d.eligible || d.verb == pool.Enable && !in.SettledAt.IsZero() && in.Err == "")
 }
 
 func operatorDrains(w *world, m *machine, f fault) {
