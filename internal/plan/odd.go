@@ -48,8 +48,8 @@ func (z *zeros) see(v float64, m *forecast.Model) float64 {
 func (z *zeros) doubted() bool { return z.odd && z.run <= steps(zerosBelieved) }
 
 // why is the reason for holding the count.
-func (z *zeros) why() string {
-	return fmt.Sprintf("demand fell from %s units to exactly 0 at once, which is taken for lost samples for up to %s", number(z.before), short(zerosBelieved))
+func (z *zeros) why(r Rules) string {
+	return fmt.Sprintf("demand fell from %s units to exactly 0 at once, which is taken for lost samples for up to %s", number(z.before), short(r.Of(zerosBelieved)))
 }
 
 const (
@@ -67,13 +67,13 @@ func capped(s demand.Series, in Input, r Rules) bool {
 	if ready <= 0 {
 		return false
 	}
-	flat := s.Window(in.Now.Add(-cappedFlat), in.Now)
+	flat := s.Window(in.Now.Add(-r.Of(cappedFlat)), in.Now)
 	for _, p := range flat {
 		if math.Abs(p.Value-ready) > 0.005*ready {
 			return false
 		}
 	}
-	usual := s.Window(in.Now.Add(-cappedFlat-cappedUsual), in.Now.Add(-cappedFlat))
+	usual := s.Window(in.Now.Add(-r.Of(cappedFlat+cappedUsual)), in.Now.Add(-r.Of(cappedFlat)))
 	if len(flat) < 10 || len(usual) < 100 {
 		return false
 	}

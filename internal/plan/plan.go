@@ -92,6 +92,11 @@ type Rules struct {
 	Lead time.Duration
 	// Interval is the time between decisions.
 	Interval time.Duration
+	// Season is the length of one cycle of demand; 0 means a day. Seven of
+	// them are the longer cycle, as a week is of days, and what is measured
+	// in parts of a day, such as the step of the forecast, is the same part
+	// of a season. 1 min to 24 h.
+	Season time.Duration
 
 	// Utilization is the share of the units that demand may fill; 0 means 1.
 	Utilization float64
@@ -124,6 +129,9 @@ type Rules struct {
 
 // withDefaults fills what was left at zero.
 func (r Rules) withDefaults() Rules {
+	if r.Season == 0 {
+		r.Season = day
+	}
 	if r.Utilization == 0 {
 		r.Utilization = 1
 	}
@@ -135,10 +143,10 @@ func (r Rules) withDefaults() Rules {
 	if r.Piece > 0 {
 		r.Units = math.Floor(r.Units/r.Piece+1e-9) * r.Piece
 	}
-	or(&r.Smooth, 2*time.Minute)
+	or(&r.Smooth, r.Of(2*time.Minute))
 	or(&r.DrainTime, time.Minute)
-	or(&r.ScaleInAfter, max(r.Lead, 15*time.Minute))
-	or(&r.StaleAfter, 5*time.Minute)
+	or(&r.ScaleInAfter, max(r.Lead, min(15*time.Minute, r.Season/8)))
+	or(&r.StaleAfter, min(5*time.Minute, r.Season/8))
 	or(&r.Wait, time.Minute)
 	or(&r.Wear, 10*time.Minute)
 	if r.SLO == 0 {
@@ -165,6 +173,7 @@ func (r Rules) Validate() error {
 	bad(err == nil && !strings.EqualFold(r.Zone, "local"), "time zone %q: give an IANA name such as Europe/Berlin", r.Zone)
 	bad(r.RequestCost >= 0 && r.ReplicaPrice >= 0 && r.RequestCost <= 1e9 && r.ReplicaPrice <= 1e9, "cost of a late request %v and price of a replica %v: must be 0 to 1e9", r.RequestCost, r.ReplicaPrice)
 	bad(r.RequestCost == 0 || r.ReplicaPrice > 0 && r.Service > 0, "a cost of late requests needs the price of a replica-hour and the mean service time")
+	bad(r.Season == 0 || r.Season >= leastSeason && r.Season <= day, "season is %s: must be %s to %s", r.Season, short(leastSeason), short(day))
 	bad(r.Min >= 0, "min is %d: must be 0 or more", r.Min)
 	bad(r.Max >= r.Min, "max %d is below min %d", r.Max, r.Min)
 	bad(r.SLO >= 0 && r.SLO < 1, "slo is %v: must be above 0 and below 1", r.SLO)

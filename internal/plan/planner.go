@@ -16,7 +16,7 @@ import (
 type Planner struct {
 	rules   Rules
 	invalid error
-	holds   []time.Duration // to choose from
+	holds   []time.Duration // to choose from, in the time of a day
 
 	flow   bool         // the signal is Input.Load, not Input.Demand
 	last   demand.Point // newest point taken in
@@ -30,10 +30,11 @@ type Planner struct {
 	replay *replay
 }
 
-// step is the distance of the values that forecasts are made from.
+// step is the distance of the values that forecasts are made from, where the
+// season is a day.
 const step = 30 * time.Second
 
-// day is the length of a day.
+// day is the length of a day, and the longest season.
 const day = 24 * time.Hour
 
 // steps is d in steps, rounded up.
@@ -90,11 +91,13 @@ func (t target) String() string {
 // NewPlanner returns a planner that has seen nothing.
 func NewPlanner(r Rules) *Planner {
 	p := &Planner{rules: r.withDefaults(), invalid: r.Validate()}
-	p.holds = []time.Duration{5 * time.Minute, 15 * time.Minute, 30 * time.Minute}
-	if r.ScaleInAfter > 0 { // the operator chose
-		p.holds = []time.Duration{min(r.ScaleInAfter, 24*time.Hour)}
+	for _, hold := range []time.Duration{5 * time.Minute, 15 * time.Minute, 30 * time.Minute} {
+		p.holds = append(p.holds, p.rules.stretched(min(hold, p.rules.Season/8)))
 	}
-	if p.invalid == nil && r.Zone != "" {
+	if r.ScaleInAfter > 0 { // the operator chose
+		p.holds = []time.Duration{p.rules.stretched(min(r.ScaleInAfter, p.rules.Season))}
+	}
+	if p.invalid == nil && r.Zone != "" && p.rules.Season == day {
 		p.zone, p.invalid = location(r.Zone)
 	}
 	p.reset()
@@ -108,6 +111,7 @@ func (p *Planner) reset() {
 	if p.invalid != nil || p.far() {
 		return
 	}
+	r = r.onDays()
 	minute := int(time.Minute / step)
 	p.model = forecast.New(forecast.Config{
 		Day: int(24 * time.Hour / step), Hour: int(time.Hour / step),
@@ -120,7 +124,9 @@ func (p *Planner) reset() {
 
 // far says whether the lead time, or the time between decisions, is beyond what
 // is forecast.
-func (p *Planner) far() bool { return p.rules.Lead > day || p.rules.Interval > day }
+func (p *Planner) far() bool {
+	return p.rules.Lead > p.rules.Season || p.rules.Interval > p.rules.Season
+}
 
 // location is the zone of that name.
 func location(name string) (*time.Location, error) {
@@ -141,7 +147,7 @@ func (p *Planner) Decide(in Input) Decision {
 	}
 	if p.far() {
 		d := simple(in, r)
-		d.Reason += "; nothing is forecast more than a day ahead"
+		d.Reason += "; nothing is forecast more than " + r.cycle() + " ahead"
 		return d
 	}
 	flow := len(in.Load) > 0 && in.Service > 0
@@ -154,13 +160,13 @@ func (p *Planner) Decide(in Input) Decision {
 		return hold(in, r, why)
 	}
 	if p.mixed {
-		in.Service, in.Queue = r.Service, waiting(signal, in, p.replay.longest(), r)
+		in.Service, in.Queue = r.Service, waiting(signal, in, r.Of(p.replay.longest()), r)
 		flow = true
 	}
 	p.take(signal.Window(time.Time{}, in.Now), flow)
 	switch {
 	case p.zeros.doubted():
-		return hold(in, r, p.zeros.why())
+		return hold(in, r, p.zeros.why(r))
 	case p.model.Matured() < enough:
 		d := simple(in, r)
 		d.Reason += "; too little history for a forecast yet"
@@ -194,7 +200,7 @@ func (p *Planner) take(s demand.Series, flow bool) {
 		p.reset()
 	}
 	for _, v := range news {
-		p.bucket.add(v, p.rules.StaleAfter, p.value)
+		p.bucket.add(v, p.rules, p.value)
 		p.last = v
 		p.seen++
 	}
@@ -238,9 +244,10 @@ const longestHole = 60 * 24 * time.Hour
 
 // add takes in one sample and passes on each value that it finishes. A bucket
 // that no sample fell in repeats the one before, unless nothing came for
-// longer than stale: then it is a hole.
-func (b *bucket) add(v demand.Point, stale time.Duration, pass func(float64)) {
-	if b.end.IsZero() || v.At.Sub(b.end) > longestHole {
+// longer than StaleAfter: then it is a hole.
+func (b *bucket) add(v demand.Point, r Rules, pass func(float64)) {
+	step := r.Of(step)
+	if b.end.IsZero() || v.At.Sub(b.end) > r.Of(longestHole) {
 		*b = bucket{end: v.At.Truncate(step).Add(step)}
 		if v.At.Equal(v.At.Truncate(step)) {
 			b.end = v.At
@@ -251,7 +258,7 @@ func (b *bucket) add(v demand.Point, stale time.Duration, pass func(float64)) {
 		switch {
 		case b.n > 0:
 			b.flush(pass)
-		case time.Duration(missing)*step > stale:
+		case time.Duration(missing)*step > r.StaleAfter:
 			pass(math.NaN())
 		default:
 			pass(b.last)
@@ -275,6 +282,7 @@ func (b *bucket) flush(pass func(float64)) {
 // predict is the decision with a forecast; r is the rules as they are now.
 func (p *Planner) predict(in Input, signal demand.Series, r Rules) Decision {
 	m, c := p.model, p.replay.chosen()
+	c.hold = r.Of(c.hold)
 	s := p.replay.seen(m)
 	s.target = p.replay.targets[c.target].units(m)
 	age := 0.0
@@ -328,7 +336,7 @@ func (p *Planner) terms(s situation, c candidate, waiting, drain float64) []Term
 	}
 	own := p.replay.own()
 	terms := []Term{
-		{"recent", s.recent, "units", "mean of the last two minutes"},
+		{"recent", s.recent, "units", "mean of the last " + p.rules.recently()},
 		{"expected", s.center, "units", "the experts' mix, one lead time ahead"},
 		{TermForecast, q.units(p.model), "units", "upper quantile one lead time ahead"},
 		{TermQuantile, q.probability, "", "of that forecast"},
