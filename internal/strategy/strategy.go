@@ -94,7 +94,7 @@ func declare(r pluginconfig.Reader, required bool) Settings {
 // declareSchedule is what the operator knows of the calendar.
 func declareSchedule(r pluginconfig.Reader) (*calendar.Schedule, string) {
 	schedule := r.String("schedule", "", "Floors and ceilings at times, with semicolons between: 30 7 * * 1-5 for 10h: min 6, not on holidays; 0 22 * * * for 8h: max 2. Each begins by a cron expression (minute, hour, day, month, weekday) in time_zone. A floor is there when its time begins: it is asked for one lead_time before. A floor is stronger than a ceiling, min and max are stronger than both.")
-	zone := r.String("time_zone", "", "IANA name, such as Europe/Berlin, of the time that the schedule is in and that demand follows: the day before is compared by its clock, also where the clocks were changed. Empty: UTC.")
+	zone := r.String("time_zone", "", "IANA name, such as Europe/Berlin, of the time that the schedule is in and that demand follows: the day before is compared by its clock, also where the clocks were changed, unless season is another. Empty: UTC.")
 	holidays := r.String("holidays", "", "Dates, such as 2026-12-25 2026-12-26, for entries of the schedule that end with \"on holidays\" or \"not on holidays\".")
 	s, err := calendar.Parse(schedule, zone, holidays)
 	if err != nil {
@@ -143,7 +143,7 @@ func declareRules(r pluginconfig.Reader, required bool) plan.Rules {
 	duration := func(key string, def time.Duration, doc string) time.Duration {
 		return r.Duration(key, def, doc, setting.Between(0, 30*24*time.Hour))
 	}
-	return plan.Rules{
+	rules := plan.Rules{
 		Units: r.Float("units", units, "GPUs of a host, or slots of an instance: what demand is counted in.", setting.Between(0.001, 1e6)),
 		Min:   r.Int("min", 0, "Never fewer. Repeat the policy's min: the autoscaler does not tell a strategy.", setting.Between(0, 1_000_000)),
 		Max:   r.Int("max", most, "Never more. Repeat the policy's max.", setting.Between(0, 1_000_000)),
@@ -155,6 +155,7 @@ func declareRules(r pluginconfig.Reader, required bool) plan.Rules {
 
 		Lead:         duration("lead_time", 5*time.Minute, "From wanting one to its first work: power-on, boot and model load together."),
 		Interval:     duration("interval", 10*time.Second, "Time between decisions: the policy's evaluation_interval."),
+		Season:       r.Duration("season", day, "Length of one cycle of demand; seven of them are the longer one, as a week is of days. Touch it where demand repeats with something shorter than a day: the shifts of a plant, a batch each hour, a day that is played back faster. What is measured in parts of a day is the same part of it: demand is looked at in 2880 steps of a season, of 30s for a day, and forecast from the eighth part of one on. The defaults of scale_in_after and stale_after are no more than an eighth of it. Samples should come at least 150 times a season.", setting.Between(time.Minute, day)),
 		ScaleInAfter: duration("scale_in_after", 0, "How long one must have been surplus before it goes. 0s lets the replay of the past choose between 5m, 15m and 30m, or means the longer of lead_time and 15m while there is too little of it. The check's query_window must be at least as long."),
 		StaleAfter:   duration("stale_after", 0, "Age from which the newest sample is too old to act on; the count is then held. 0s means 5m."),
 		Utilization:  float64(r.Fraction("utilization", 1, "Share of the units that demand may fill; less leaves headroom.", setting.Between[setting.Fraction](0.01, 1))),
@@ -168,4 +169,10 @@ func declareRules(r pluginconfig.Reader, required bool) plan.Rules {
 		ReplicaPrice: r.Float("replica_price", 0, "What one of them costs an hour. Only for cost_per_late_request.", setting.Between(0, 1e9)),
 		Service:      duration("service_time", 0, "Mean time that one request holds one unit, where the series is requests, running and waiting ones: a queue is then drained instead of taken for load. 0: work that holds its unit until it ends, as jobs do. Also for cost_per_late_request."),
 	}
+	if rules.Season == day { // the default, which decision logs leave out
+		rules.Season = 0
+	}
+	return rules
 }
+
+const day = 24 * time.Hour

@@ -15,7 +15,7 @@ import (
 
 const (
 	// keepHistory is how much of a check's demand decisions rest on: a
-	// fortnight of weeks to compare, and a day.
+	// fortnight of weeks to compare, and a day; of shorter seasons as many.
 	keepHistory = 15 * 24 * time.Hour
 	// trimAfter is how much more may gather before the oldest is let go. The
 	// planner then begins anew, beside the decisions.
@@ -104,13 +104,28 @@ func (s *memories) evaluate(check *sdk.ScalingPolicyCheck, r plan.Rules, metrics
 	if m.planner == nil || m.rules != r {
 		m.rules, m.planner, m.renewed = r, plan.NewPlanner(r), nil
 	}
+	keep, trim := r.Of(s.keep), r.Of(s.trim)
+	if keep < s.keep { // more was never looked at: reading it would take long
+		metrics = since(metrics, in.Now.Add(-keep-trim))
+	}
 	m.take(metrics, in.Now)
-	m.forget(s.keep, s.trim, in.Now)
+	m.forget(keep, trim, in.Now)
 	in.Demand = m.series
 	if advise {
 		m.other.advise(m.planner, in)
 	}
 	return in, m.planner.Decide(in), m.other
+}
+
+// since is the samples that are no older.
+func since(metrics sdk.TimestampedMetrics, oldest time.Time) sdk.TimestampedMetrics {
+	var news sdk.TimestampedMetrics
+	for _, v := range metrics {
+		if !v.Timestamp.Before(oldest) {
+			news = append(news, v)
+		}
+	}
+	return news
 }
 
 // get is the memory under that name.

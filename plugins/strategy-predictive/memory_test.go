@@ -64,6 +64,30 @@ func TestMemoryDecidesAsReadAnew(t *testing.T) {
 	}
 }
 
+// Of a season shorter than a day as many are remembered, and no more is read
+// of a source that shows days at once.
+func TestMemoryKeepsSeasons(t *testing.T) {
+	s := newMemories()
+	hourly := few
+	hourly.Season = time.Hour
+	const most = (15 + 1) * time.Hour
+	for i := range 40 {
+		now := morning.Add(time.Duration(i) * time.Hour)
+		in, got := s.decide(check, hourly, source(now.Add(-3*24*time.Hour), now), plan.Input{Now: now, Count: 20})
+		if have := now.Sub(in.Demand[0].At); have < 15*time.Hour-time.Minute || have > most+time.Hour {
+			t.Fatalf("at %s it remembers %s", now, have)
+		}
+		if i%13 == 0 {
+			if diff := cmp.Diff(plan.Decide(in, hourly), got); diff != "" {
+				t.Fatalf("at %s:\n%s", now, diff)
+			}
+		}
+		for m := s.get(key(check), now); m.renewed != nil && len(m.renewed) == 0; {
+			time.Sleep(time.Millisecond) // the planner that is made anew
+		}
+	}
+}
+
 // A source that tells another past is believed, and so is a clock set back.
 func TestMemoryBeginsAnew(t *testing.T) {
 	s := newMemories()

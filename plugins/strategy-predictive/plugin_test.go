@@ -92,6 +92,26 @@ func TestMistakesAreToldTogether(t *testing.T) {
 	}
 }
 
+func TestSeason(t *testing.T) {
+	for _, c := range []struct {
+		given string
+		want  time.Duration
+	}{{"", 0}, {"24h", 0}, {"8h", 8 * time.Hour}} { // 0 is a day, and in no decision log
+		check := map[string]string{"units": "2", "max": "9"}
+		if c.given != "" {
+			check["season"] = c.given
+		}
+		if s, err := strategy.Read(nil, check); err != nil || s.Rules.Season != c.want {
+			t.Errorf("season %q: %s, %v", c.given, s.Rules.Season, err)
+		}
+	}
+	for _, wrong := range []string{"30s", "168h"} {
+		if _, err := strategy.Read(nil, map[string]string{"units": "2", "max": "9", "season": wrong}); err == nil || !strings.Contains(err.Error(), "season") {
+			t.Errorf("season %q: %v", wrong, err)
+		}
+	}
+}
+
 var update = flag.Bool("update", false, "rewrite the generated part of the reference page")
 
 func TestReferencePage(t *testing.T) {
