@@ -415,7 +415,7 @@ type window struct {
 }
 
 func newWindow(size int) window {
-	return window{value: make([]int, size+1), at: make([]int, size+1), size: size}
+	return window{value: make([]int, size+2), at: make([]int, size+2), size: size}
 }
 
 func (w *window) add(v int) {
