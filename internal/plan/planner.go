@@ -68,8 +68,8 @@ var targets = func() (all []target) {
 // quantile.
 const defaultTarget = 13
 
-// units is the target now.
-func (t target) units(m *forecast.Model) float64 {
+// units is the target now, when the load is recent.
+func (t target) units(recent float64, m *forecast.Model) float64 {
 	if t.quantile >= 0 {
 		v := m.Quantiles()[t.quantile]
 		if t.beyond > 0 {
@@ -77,7 +77,7 @@ func (t target) units(m *forecast.Model) float64 {
 		}
 		return v
 	}
-	return m.Recent(recentSteps) / t.utilization
+	return recent / t.utilization
 }
 
 // String says what is planned for.
@@ -284,7 +284,7 @@ func (p *Planner) predict(in Input, signal demand.Series, r Rules) Decision {
 	m, c := p.model, p.replay.chosen()
 	c.hold = r.Of(c.hold)
 	s := p.replay.seen(m)
-	s.target = p.replay.targets[c.target].units(m)
+	s.target = p.replay.targets[c.target].units(s.recent, m)
 	age := 0.0
 	for _, at := range in.Starting {
 		age += max(r.Lead.Seconds()-max(at.Sub(in.Now).Seconds(), 0), 0)
@@ -338,14 +338,14 @@ func (p *Planner) terms(s situation, c candidate, waiting, drain float64) []Term
 	terms := []Term{
 		{"recent", s.recent, "units", "mean of the last " + p.rules.recently()},
 		{"expected", s.center, "units", "the experts' mix, one lead time ahead"},
-		{TermForecast, q.units(p.model), "units", "upper quantile one lead time ahead"},
+		{TermForecast, q.units(s.recent, p.model), "units", "upper quantile one lead time ahead"},
 		{TermQuantile, q.probability, "", "of that forecast"},
 		{"target", s.target, "units", p.replay.targets[c.target].String()},
 		{"waiting", waiting, "units", "in the queue now"},
 		{"drain", drain, "units", "capacity to be rid of the backlog one lead time ahead"},
 		{"drain_time", c.drainTime(p.rules).Seconds(), "s", "in which it shall be gone"},
 		{"hold", c.hold.Seconds(), "s", "how long surplus stays"},
-		{"replayed_late", own.late / max(own.all, 1e-9), "", "share that was late in the replay"},
+		{"replayed_late", own.late / max(p.replay.all, 1e-9), "", "share that was late in the replay"},
 	}
 	for _, w := range p.model.Weights() {
 		terms = append(terms, Term{"weight_" + w.Expert, w.Share, "", "of the expert in the mix"})

@@ -21,7 +21,7 @@ const (
 // surge tries each candidate on a load that is steady but for one half wave
 // and returns what share of a day's work would have been late.
 func (p *replay) surge() []float64 {
-	q := &replay{rules: p.rules, flow: p.flow, targets: p.targets, candidates: p.candidates, holds: p.holds, decideEach: p.decideEach, weight: 1}
+	q := &replay{rules: p.rules, flow: p.flow, targets: p.targets, ways: p.ways, candidates: p.candidates, holds: p.holds, decideEach: p.decideEach, weight: 1}
 	q.rules.Min, q.rules.Max, q.rules.Spare = 0, math.MaxInt32, 0
 	q.fill()
 	level := surgeReplicas * q.rules.Units
@@ -41,21 +41,13 @@ func (p *replay) surge() []float64 {
 		now := mean(load[q.k+1-recentSteps : q.k+1])
 		s := situation{recent: now, center: now, rise: mean(load[q.k+1-minute:q.k+1]) - mean(load[q.k+1-5*minute:q.k+1])}
 		for i, t := range q.targets {
-			q.base[i] = clamp(replicas(now*t.margin()/q.rules.Utilization, q.rules), q.rules)
-			for h := range q.holds {
-				q.most[i*len(q.holds)+h].add(q.base[i])
-			}
+			q.planned[i] = now * t.margin()
 		}
-		for i, c := range q.candidates {
-			w := &q.pools[i]
-			w.serve(q, load[q.k], true)
-			w.advance(q.k)
-			if q.k%q.decideEach == 0 {
-				s.target = now * q.targets[c.target].margin()
-				q.decide(w, c, s)
-			}
+		if q.show(load[q.k], s, true); len(q.tape.load) == tapeSteps {
+			q.catchUp()
 		}
 	}
+	q.catchUp()
 	late := make([]float64, len(q.pools))
 	for i := range q.candidates {
 		late[i] = q.pools[i].late / (level * float64(steps(day)))

@@ -12,6 +12,7 @@ import (
 type candidate struct {
 	target int // index in targets: what is planned for
 	manner
+	way   int           // index of manner
 	hold  time.Duration // what was surplus for so long goes
 	holds int           // index of hold
 }
@@ -52,19 +53,19 @@ type situation struct {
 // out is the replicas that forecast and queue call for, and the units in it
 // that drain the backlog.
 func (s situation) out(r Rules, c candidate) (n int, drain float64) {
-	lead := r.Lead.Seconds()
-	if c.drain == 0 {
-		return replicas(s.target/r.Utilization, r), 0
-	}
-	work := s.backlog + lead*(s.recent+c.rise*s.rise+s.center)/2 - r.Units*(s.ready*lead+s.aged) - s.center*r.Wait.Seconds()*c.slack
-	if work > 0 {
-		drain = work / c.drainTime(r).Seconds()
-	}
 	need := s.target / r.Utilization
-	if drain > 0 {
+	arrives, may := s.ahead(r, c.manner)
+	if work := s.backlog + arrives - r.Units*(s.ready*r.Lead.Seconds()+s.aged) - may; work > 0 && c.drain > 0 {
+		drain = work / c.drainTime(r).Seconds()
 		need = max(need, s.center+drain)
 	}
 	return replicas(need, r), drain
+}
+
+// ahead is what will arrive within the lead time, and what of it may wait at its
+// end, both in unit-seconds.
+func (s situation) ahead(r Rules, m manner) (arrives, may float64) {
+	return r.Lead.Seconds() * (s.recent + m.rise*s.rise + s.center) / 2, s.center * r.Wait.Seconds() * m.slack
 }
 
 // replicas is how many have so many units, and the spares. A hundredth of one
@@ -78,11 +79,14 @@ type replay struct {
 	rules      Rules
 	flow       bool // what is replayed is load, not demand that includes what waits
 	targets    []target
-	candidates []candidate
-	pools      []pool   // one for each candidate, and one that follows the choices as they are made
-	base       []int    // replicas for each target
-	most       []window // of base, for each target and hold
+	ways       []manner
 	holds      []time.Duration
+	candidates []candidate
+	pools      []pool    // one for each candidate, and one that follows the choices as they are made
+	planned    []float64 // units for each target, now
+	most       []window  // of the replicas for each target, over each hold
+	tape       tape
+	all, steps float64 // weighted sums of what was needed, in unit-steps, and of the steps
 	k          int
 	weight     float64
 	grow       float64
@@ -91,23 +95,6 @@ type replay struct {
 	day        int
 	decideEach int
 	prior      []float64 // of each candidate: share of a day's work that the prior surge makes late
-}
-
-// pool is one replayed pool.
-type pool struct {
-	ready    int
-	starting int
-	aged     float64 // replica-seconds since their start, of those starting
-	due      []int   // ring: replicas that become ready at each step
-	backlog  float64 // unit-seconds
-	waited   int     // last step at which the queue was long
-
-	// called is the most replicas called for in this part of the hold time
-	// and in the one before, which begin anew at every two thirds of it.
-	called [2]int
-	since  int // step at which this part began
-
-	late, all, billed, starts, steps float64 // weighted sums
 }
 
 const (
@@ -130,21 +117,21 @@ func newReplay(r Rules, holds []time.Duration, flow bool) *replay {
 	p := &replay{rules: r, flow: flow, weight: 1, grow: math.Exp2(float64(step) / float64(halfLife)), decideEach: max(int(r.Interval/step), 1)}
 	p.holds = holds
 	p.targets = targets
-	ways := manners
+	p.ways = manners
 	if !flow {
-		ways = []manner{{name: "as demanded"}}
+		p.ways = []manner{{name: "as demanded"}}
 	}
 	if r.RequestCost > 0 { // it says what reserve is worth
 		p.targets = []target{newsvendor(r)}
 		if flow {
-			ways = manners[1:2]
+			p.ways = manners[1:2]
 		}
 		p.holds = p.holds[len(p.holds)/2 : len(p.holds)/2+1]
 	}
 	for q := range p.targets {
-		for _, m := range ways {
+		for w, m := range p.ways {
 			for h, hold := range p.holds {
-				p.candidates = append(p.candidates, candidate{q, m, hold, h})
+				p.candidates = append(p.candidates, candidate{q, m, w, hold, h})
 			}
 		}
 	}
@@ -160,17 +147,16 @@ func newReplay(r Rules, holds []time.Duration, flow bool) *replay {
 // fill makes the pools of the candidates, and one more.
 func (p *replay) fill() {
 	p.pools = make([]pool, len(p.candidates)+1)
-	lead := steps(p.rules.Lead) + 2
+	lead := steps(p.rules.Lead)
 	for i := range p.pools {
-		p.pools[i].due = make([]int, lead)
-		p.pools[i].waited = math.MinInt32
+		p.pools[i] = newPool(lead)
 	}
-	p.base = make([]int, len(p.targets))
-	for range p.targets {
-		for _, h := range p.holds {
-			p.most = append(p.most, newWindow(steps(h)))
-		}
+	p.planned = make([]float64, len(p.targets))
+	p.most = make([]window, len(p.targets))
+	for i := range p.most {
+		p.most[i] = newWindow(p.holds)
 	}
+	p.tape = newTape(p)
 }
 
 // own is the pool that follows the choices as they are made.
@@ -199,7 +185,7 @@ func (p *replay) chosen() candidate { return p.candidates[p.choice] }
 // keep is the most replicas that the forecast called for within the hold time
 // and, where the candidate keeps what it added for more, what w called for.
 func (p *replay) keep(w *pool, c candidate) int {
-	n := p.most[c.target*len(p.holds)+c.holds].max()
+	n := p.most[c.target].max(c.holds)
 	if c.keeps {
 		n = max(n, w.called[0], w.called[1])
 	}
@@ -209,40 +195,26 @@ func (p *replay) keep(w *pool, c candidate) int {
 // add replays one step, in which v units were needed, in every pool; m has
 // already made its forecast from v.
 func (p *replay) add(v float64, m *forecast.Model) {
-	r := p.rules
-	for i, t := range p.targets {
-		q := t.units(m)
-		p.base[i] = clamp(replicas(q/r.Utilization, r), r)
-		for h := range p.holds {
-			p.most[i*len(p.holds)+h].add(p.base[i])
-		}
-	}
 	s := p.seen(m)
-	score := m.Matured() >= enough
-	for i := range p.pools {
-		c, w := p.chosen(), &p.pools[i]
-		if i < len(p.candidates) {
-			c = p.candidates[i]
-		}
-		if score || w.backlog > 0 {
-			w.serve(p, v, score)
-		}
-		w.advance(p.k)
-		if p.k%p.decideEach == 0 {
-			s.target = p.targets[c.target].units(m)
-			p.decide(w, c, s)
-		}
+	for i, t := range p.targets {
+		p.planned[i] = t.units(s.recent, m)
 	}
+	p.show(v, s, m.Matured() >= enough)
+	p.play(p.own(), p.chosen(), len(p.tape.load)-1)
 	p.peaks[p.day%peakDays] = max(p.peaks[p.day%peakDays], s.recent)
 	p.k++
-	if p.k%steps(24*time.Hour) == 0 {
+	if p.k%steps(day) == 0 {
 		p.day++
 		p.peaks[p.day%peakDays] = 0
 	}
+	if p.k%tapeSteps == 0 {
+		p.catchUp()
+	}
 	if p.weight *= p.grow; p.weight > 1e12 {
+		p.catchUp()
 		p.rescale()
 	}
-	if p.k%steps(time.Hour) == 0 {
+	if p.k%tapeSteps == 0 {
 		p.choose()
 	}
 }
@@ -253,90 +225,13 @@ func (p *replay) seen(m *forecast.Model) situation {
 	return situation{recent: m.Recent(recentSteps), center: m.Center(), rise: m.Recent(minute) - m.Recent(5*minute)}
 }
 
-// serve takes v units of load for a step and, where score is set, notes what
-// was late and what is paid for. What arrives waits as long as the queue before
-// it takes: Little's law on a queue served first in, first out.
-func (w *pool) serve(p *replay, v float64, score bool) {
-	if math.IsNaN(v) {
-		return
-	}
-	r, dt := p.rules, step.Seconds()
-	serve := float64(w.ready) * r.Units
-	before := w.backlog / max(serve, 1e-9)
-	w.backlog = max(w.backlog+(v-serve)*dt, 0)
-	if !p.flow && v <= serve { // v includes what waits: all of it has its unit
-		w.backlog = 0
-	}
-	after := w.backlog / max(serve, 1e-9)
-	if after > waitedPart*r.Wait.Seconds() {
-		w.waited = p.k
-	}
-	if !score {
-		return
-	}
-	w.all += p.weight * v
-	w.steps += p.weight
-	w.billed += p.weight * float64(w.ready+w.starting)
-	if limit := r.Wait.Seconds(); max(before, after) > limit {
-		share := 1.0
-		if lo, hi := min(before, after), max(before, after); lo < limit {
-			share = (hi - limit) / (hi - lo)
-		}
-		w.late += p.weight * v * share
-	}
-}
-
-// advance makes ready what is due.
-func (w *pool) advance(k int) {
-	if n := w.due[k%len(w.due)]; n > 0 {
-		w.due[k%len(w.due)] = 0
-		w.ready += n
-		w.starting -= n
-		w.aged -= float64(n*(len(w.due)-2)) * step.Seconds()
-	}
-	w.aged += float64(w.starting) * step.Seconds()
-}
-
-// decide starts and stops replicas of one pool as the decision in earnest does.
-func (p *replay) decide(w *pool, c candidate, s situation) {
-	s.backlog, s.ready, s.aged = w.backlog, float64(w.ready), w.aged
-	out, _ := s.out(p.rules, c)
-	count := w.ready + w.starting
-	if p.k-w.since >= steps(c.hold)*2/3 {
-		w.called[1], w.called[0], w.since = w.called[0], 0, p.k
-	}
-	w.called[0] = max(w.called[0], out)
-	want := out
-	if out < count {
-		want = min(count, max(out, p.keep(w, c)))
-		if p.k-w.waited <= steps(c.hold) {
-			want = count
-		}
-	}
-	want = clamp(want, p.rules)
-	if n := want - count; n > 0 {
-		w.due[(p.k+len(w.due)-1)%len(w.due)] += n
-		w.starting += n
-		w.starts += p.weight * float64(n)
-		return
-	}
-	// The youngest starts are given up first.
-	for back := 1; back < len(w.due) && w.ready+w.starting > want && w.starting > 0; back++ {
-		at := (p.k + len(w.due) - back) % len(w.due)
-		n := min(w.due[at], w.ready+w.starting-want)
-		w.due[at] -= n
-		w.starting -= n
-		w.aged -= float64(n*(back-1)) * step.Seconds()
-	}
-	w.ready = min(w.ready, want-w.starting)
-}
-
 // rescale keeps the growing weights within what numbers hold.
 func (p *replay) rescale() {
 	f := 1 / p.weight
+	p.all, p.steps = p.all*f, p.steps*f
 	for i := range p.pools {
 		w := &p.pools[i]
-		w.late, w.all, w.billed, w.starts, w.steps = w.late*f, w.all*f, w.billed*f, w.starts*f, w.steps*f
+		w.late, w.billed, w.starts = w.late*f, w.billed*f, w.starts*f
 	}
 	p.weight = 1
 }
@@ -346,7 +241,7 @@ func (p *replay) rescale() {
 // cheaper by a hundredth. This is how Autopilot's recommender chooses among
 // models (Rzadca et al., EuroSys 2020): by what each would have cost.
 func (p *replay) choose() {
-	if p.pools[0].all == 0 {
+	if p.all == 0 {
 		return
 	}
 	if p.prior == nil {
@@ -372,7 +267,7 @@ func (p *replay) choose() {
 func (p *replay) static() (n int, better bool) {
 	own := p.own()
 	n = clamp(ceil(slices.Max(p.peaks[:])/(p.rules.Units*p.rules.Utilization)), p.rules)
-	return n, p.day >= 3 && float64(n)*own.steps <= own.billed+own.starts*p.rules.Wear.Seconds()/step.Seconds()
+	return n, p.day >= 3 && float64(n)*p.steps <= own.billed+own.starts*p.rules.Wear.Seconds()/step.Seconds()
 }
 
 // cost is what a candidate would have cost, in unit-steps: the capacity it
@@ -384,7 +279,7 @@ func (p *replay) cost(i int) float64 {
 	w, r := &p.pools[i], p.rules
 	allowed := p.allowed()
 	surge := max(p.prior[i]-allowed, 0) * p.daily() * priorDays
-	excess := max(w.late+surge-allowed*w.all, 0)
+	excess := max(w.late+surge-allowed*p.all, 0)
 	return r.Units*(w.billed+w.starts*r.Wear.Seconds()/step.Seconds()) + r.LateCost*excess
 }
 
@@ -396,45 +291,10 @@ func (p *replay) cost(i int) float64 {
 func (p *replay) allowed() float64 {
 	own := p.own()
 	late := 1 - p.rules.SLO
-	return late * min(max(1.5-own.late/max(own.all+p.daily(), 1e-9)/late, 0.1), mostOfBudget)
+	return late * min(max(1.5-own.late/max(p.all+p.daily(), 1e-9)/late, 0.1), mostOfBudget)
 }
 
 // daily is the work of a mean day, weighted like one of now.
 func (p *replay) daily() float64 {
-	own := p.own()
-	return own.all / max(own.steps, 1e-9) * float64(steps(24*time.Hour)) * p.weight
-}
-
-// window is the largest of the last size values, each in constant time: the
-// values that a later and larger one did not yet overtake.
-type window struct {
-	value, at []int
-	head, n   int
-	k         int
-	size      int
-}
-
-func newWindow(size int) window {
-	return window{value: make([]int, size+2), at: make([]int, size+2), size: size}
-}
-
-func (w *window) add(v int) {
-	c := len(w.value)
-	for w.n > 0 && w.value[(w.head+w.n-1)%c] <= v {
-		w.n--
-	}
-	w.value[(w.head+w.n)%c], w.at[(w.head+w.n)%c] = v, w.k
-	w.n++
-	if w.at[w.head] <= w.k-w.size-1 {
-		w.head = (w.head + 1) % c
-		w.n--
-	}
-	w.k++
-}
-
-func (w *window) max() int {
-	if w.n == 0 {
-		return 0
-	}
-	return w.value[w.head]
+	return p.all / max(p.steps, 1e-9) * float64(steps(24*time.Hour)) * p.weight
 }
