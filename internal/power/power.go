@@ -16,7 +16,7 @@ import (
 // is off, succeed and change nothing. No method sends an off twice, because a
 // controller can execute a command long after its caller gave up, and the host
 // may have work again by then; the next tick of the control loop is the retry.
-// An On may be sent again. The context always carries
+// An On may be sent again, and to a host that is on. The context always carries
 // a deadline, and methods return soon after it. Calls are serialised by the
 // driver where its controller wants that. Errors never contain a credential.
 type Driver interface {

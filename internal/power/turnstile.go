@@ -33,6 +33,9 @@ type Turnstile struct {
 	lock *AuthLock
 
 	nextAt time.Time // when the next call may begin; for the holder of the token
+
+	mu      sync.Mutex
+	tidying chan struct{} // closed at the end of the last tidying up; nil before the first
 }
 
 // Limits are the times of a [Turnstile]. A zero means no rest, no bound, no
@@ -62,6 +65,15 @@ func NewTurnstile(limits Limits) *Turnstile {
 // is closed. It returns what act did, or [ErrUnreachable] or [ErrAuth] when act
 // was not run, so that nothing was sent.
 func (t *Turnstile) Pass(ctx context.Context, act func(context.Context) error) error {
+	return t.PassAndTidy(ctx, func(ctx context.Context) (func(), error) { return nil, act(ctx) })
+}
+
+// PassAndTidy is Pass for an act after which there is something to tidy up that
+// its caller need not wait for. What act returns for that, if anything, runs in
+// the same turn, whatever became of act, while PassAndTidy returns. The context
+// of act has ended then. It must bound itself: the next call and
+// [Turnstile.Close] wait for it.
+func (t *Turnstile) PassAndTidy(ctx context.Context, act func(context.Context) (tidy func(), err error)) error {
 	if t.life.Err() != nil {
 		return fmt.Errorf("%w: nothing was sent: %w", ErrUnreachable, errClosed)
 	}
@@ -72,19 +84,50 @@ func (t *Turnstile) Pass(ctx context.Context, act func(context.Context) error) e
 	if err := t.enter(ctx); err != nil {
 		return err
 	}
-	defer t.leave()
+	var tidy func()
+	var err error
+	defer func() {
+		if tidy == nil {
+			t.leave()
+		}
+	}()
 	if t.limits.Timeout > 0 {
 		var stop context.CancelFunc
 		ctx, stop = context.WithTimeout(ctx, t.limits.Timeout)
 		defer stop()
 	}
-	err := act(ctx)
+	tidy, err = act(ctx)
 	t.lock.note(err, time.Now())
+	if tidy != nil {
+		t.tidy(tidy)
+	}
 	return err
 }
 
-// Close ends the call that is under way, if any, and refuses all later ones.
-func (t *Turnstile) Close() { t.end(errClosed) }
+// tidy runs what is left of a turn, and ends it.
+func (t *Turnstile) tidy(tidy func()) {
+	done := make(chan struct{})
+	t.mu.Lock()
+	t.tidying = done
+	t.mu.Unlock()
+	go func() {
+		defer close(done)
+		defer t.leave()
+		tidy()
+	}()
+}
+
+// Close ends the call that is under way, if any, and refuses all later ones. It
+// waits for what is being tidied up.
+func (t *Turnstile) Close() {
+	t.end(errClosed)
+	t.mu.Lock()
+	tidying := t.tidying
+	t.mu.Unlock()
+	if tidying != nil {
+		<-tidying
+	}
+}
 
 // enter takes the token, unless it fails.
 func (t *Turnstile) enter(ctx context.Context) error {

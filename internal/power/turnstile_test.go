@@ -44,6 +44,44 @@ func TestTurnstileLetsOneThroughAtATime(t *testing.T) {
 	})
 }
 
+// What is tidied up after a call is not waited for by its caller, but by the next
+// call and by Close.
+func TestTurnstileTidiesUpInTheSameTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ts := power.NewTurnstile(power.Limits{MinInterval: time.Second})
+		start := time.Now()
+		at := func(what string, want time.Duration) {
+			t.Helper()
+			if got := time.Since(start); got != want {
+				t.Errorf("%s after %s, want %s", what, got, want)
+			}
+		}
+		call := func(answer error) error {
+			return ts.PassAndTidy(t.Context(), func(ctx context.Context) (func(), error) {
+				return func() {
+					time.Sleep(2 * time.Second)
+					if ctx.Err() == nil {
+						t.Error("the call's context outlives the call")
+					}
+				}, answer
+			})
+		}
+		if err := call(power.ErrRefused); !errors.Is(err, power.ErrRefused) {
+			t.Errorf("first call: %v", err)
+		}
+		at("the first call is back", 0)
+		if err := call(nil); err != nil {
+			t.Error(err)
+		}
+		at("the second call is back", 3*time.Second)
+		ts.Close()
+		at("it is closed", 5*time.Second)
+		if err := call(nil); !errors.Is(err, power.ErrUnreachable) {
+			t.Errorf("call after Close: %v", err)
+		}
+	})
+}
+
 func TestTurnstileLocksAfterARefusedLogin(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ts := power.NewTurnstile(power.Limits{AuthBackoff: 30 * time.Minute})

@@ -168,13 +168,12 @@ func isTimeout(err error) bool {
 // IPMI 2.0 section 31.10). Logs of a power failure are worth little without.
 func (d *Driver) auditClock(ctx context.Context) []power.Finding {
 	var theirs, ours time.Time
-	err := d.pass(ctx, "read clock", func(ctx context.Context) error {
-		s, _, err := d.open(ctx)
+	err := d.pass(ctx, "read clock", func(ctx context.Context) (*session, error) {
+		s, _, err := d.open(ctx, false)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		defer s.close(ctx)
-		return guarded(func() error {
+		return s, guarded(func() error {
 			got, err := s.client.GetSELTime(ctx)
 			if err != nil {
 				return s.readError(err)

@@ -23,6 +23,7 @@ const (
 	header20Auth   = 0  // authentication type, 06h for RMCP+
 	header20Type   = 1  // payload type and its two flags
 	header20ID     = 2  // session ID, least significant byte first
+	header20Seq    = 6  // session sequence number, likewise
 	header20Length = 10 // payload length, likewise
 
 	flagEncrypted     = 0x80
@@ -47,6 +48,9 @@ const (
 var (
 	// errAborted is what a read returns after [guard.abort].
 	errAborted = errors.New("call ended")
+	// errUnanswered is what a read returns when a request was sent as often as it
+	// may be, and not answered.
+	errUnanswered = errors.New("not answered")
 	// errWeaker is what a read returns when the BMC picked other algorithms.
 	errWeaker = errors.New("BMC picked another cipher suite")
 )
@@ -58,11 +62,12 @@ var (
 // makes it panic in a goroutine of its own, which ends the process. The guard
 // lets only such packets pass that the BMC we logged in to has signed.
 //
-// It repeats a lost request once, but for changes, and remembers what was
-// sent and what came back, so that errors need not be classified by the text
-// of go-ipmi's messages.
+// It also repeats what was lost: see [guard.again]. And it remembers what was sent
+// and what came back, so that errors need not be classified by the text of
+// go-ipmi's messages.
 type guard struct {
 	net.Conn
+	pace       *pace
 	suite      types.CipherSuiteID
 	auth       types.AuthAlg
 	integrity  types.IntegrityAlg
@@ -73,19 +78,26 @@ type guard struct {
 	mu       sync.Mutex
 	aborted  bool
 	deadline time.Time     // of the pending read
-	repeat   time.Duration // when a request without an answer is sent once more; zero for never
-	request  []byte        // the last request, nil once it was repeated or must not be
-	sent     int           // datagrams handed to the network
-	refused  bool          // the network said that nothing listens there
-	dropped  int           // replies that did not pass
+	patience int           // how often all waits are doubled
+	times    int           // how often a request may be sent
+	least    time.Duration // the least wait for an answer
 
-	repeated bool              // the last request was sent once more
-	twice    bool              // RAKP message 1 was, in this session
-	tag      byte              // of the last message of the session setup, if it was
+	request []byte        // the last request, as it was sent last
+	tries   int           // how often it was sent
+	wait    time.Duration // how long its last sending waits
+	at      time.Time     // when that was
+
+	sent    int    // datagrams handed to the network
+	extra   uint32 // of them: packets inside of the session that go-ipmi does not know of
+	refused bool   // the network said that nothing listens there
+	dropped int    // replies that did not pass
+
+	mixed    bool              // RAKP message 1 was repeated, in this session
 	awaiting types.PayloadType // payload of the last request
 	plain    bool              // the last request was in IPMI 1.5 format, before the session
-	question [2]byte           // its sequence number and command, if so
+	question [2]byte           // its sequence number and command, unless it is of the session setup
 	answered bool              // it was answered by a packet that passed
+	done     bool              // a repeat of it was complained of: the answer to the first was lost
 	weaker   bool              // the BMC picked other algorithms than were asked for
 	status   types.RmcpStatusCode
 
@@ -95,10 +107,23 @@ type guard struct {
 	k1, k2      []byte // set when RAKP 2 came
 }
 
-func newGuard(conn net.Conn, s settings) *guard {
-	g := &guard{Conn: conn, suite: s.suite, username: s.username, password: s.password.Reveal()}
+func newGuard(conn net.Conn, s settings, p *pace) *guard {
+	g := &guard{Conn: conn, pace: p, suite: s.suite, username: s.username, password: s.password.Reveal(), times: usualTimes}
 	g.auth, g.integrity, g.encryption, _ = types.GetCipherSuiteAlgorithms(s.suite)
 	return g
+}
+
+// usualTimes is how often a request is sent that does no harm when it is
+// repeated. With one packet in twenty lost in each direction, one exchange in a
+// hundred thousand is not answered then.
+const usualTimes = 5
+
+// send sets how often each request from now on may be sent, and how long its
+// answer is waited for at least.
+func (g *guard) send(times int, least time.Duration) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.times, g.least = times, least
 }
 
 // Write sends one datagram and notes what it asks for.
@@ -106,57 +131,83 @@ func (g *guard) Write(p []byte) (int, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.note(p)
-	g.request, g.repeated = nil, false
-	if g.repeat > 0 {
-		g.request = bytes.Clone(p)
+	g.request, g.tries, g.done = bytes.Clone(p), 0, false
+	g.wait = max(g.pace.wait()<<g.patience, g.least)
+	if g.extra > 0 {
+		g.restamp(g.extra)
 	}
-	return g.send(p)
+	return len(p), g.hand()
 }
 
-// repeatAfter makes the guard send each request that is not answered within d
-// once more; zero ends that. A login that is given up for one lost packet keeps
-// one of the BMC's few sessions for a minute, so its messages are repeated too,
-// each under a tag of its own: a BMC that had only been slow answers both, with
-// two random numbers, and the answer to the first must not be taken then.
-func (g *guard) repeatAfter(d time.Duration) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.repeat = d
-}
-
-// tagOffset is where a message of the session setup has its tag, which the reply
-// repeats: IPMI 2.0 tables 13-9 to 13-14.
-const tagOffset = rmcpSize + header20Size
-
-// again sends the last request once more.
+// again sends the last request once more. A request inside of the session goes
+// out under its own number, so that the answer to any sending is the answer, and
+// under a session sequence number of its own, without which a BMC drops it as a
+// copy (IPMI 2.0 section 6.12.13). A login that is given up for one lost packet
+// keeps one of the BMC's few sessions for a minute, so its messages are repeated
+// too, each under a tag of its own: a BMC that had only been slow answers each
+// RAKP message 1 with another random number, and only its last counts.
 func (g *guard) again() error {
-	request := g.request
-	g.request, g.repeated = nil, true
-	if g.setup() && len(request) > tagOffset {
-		request[tagOffset]++
-		g.tag = request[tagOffset]
-		g.twice = g.twice || g.awaiting == types.PayloadTypeRAKPMessage1
+	g.wait = longer(g.wait, g.tries)
+	switch {
+	case g.plain:
+	case !g.setup():
+		g.extra++
+		g.restamp(1)
+	case len(g.request) > tagOffset:
+		g.request[tagOffset]++
+		g.mixed = g.mixed || g.awaiting == types.PayloadTypeRAKPMessage1
 	}
-	if _, err := g.send(request); err != nil {
+	if err := g.hand(); err != nil {
 		return err
 	}
-	return g.Conn.SetReadDeadline(g.deadline)
+	return g.listen()
 }
 
-// setup says whether the last request is of the session setup.
-func (g *guard) setup() bool {
-	return !g.plain && g.awaiting != types.PayloadTypeIPMI
-}
-
-func (g *guard) send(p []byte) (int, error) {
-	n, err := g.Conn.Write(p)
+// hand gives the last request to the network.
+func (g *guard) hand() error {
+	_, err := g.Conn.Write(g.request)
 	switch {
 	case err == nil:
 		g.sent++
 	case errors.Is(err, syscall.ECONNREFUSED):
 		g.refused = true
 	}
-	return n, err
+	g.tries++
+	g.at = time.Now()
+	return err
+}
+
+// listen bounds the pending read by the time when the request is to be repeated.
+func (g *guard) listen() error {
+	t := g.at.Add(g.wait)
+	if !g.deadline.IsZero() && g.deadline.Before(t) {
+		t = g.deadline
+	}
+	return g.Conn.SetReadDeadline(t)
+}
+
+// restamp moves the session sequence number of the last request on, and signs it
+// anew. What it says stays as it was encrypted.
+func (g *guard) restamp(by uint32) {
+	size, known := crypto.IntegrityAuthCodeLen(g.integrity)
+	if g.setup() || !known || g.k1 == nil || len(g.request) < rmcpSize+header20Size+size {
+		return
+	}
+	signed := g.request[rmcpSize : len(g.request)-size]
+	seq := signed[header20Seq:]
+	binary.LittleEndian.PutUint32(seq, binary.LittleEndian.Uint32(seq)+by)
+	if code, err := crypto.SessionIntegrityAuthCode(g.integrity, signed, g.k1, g.password); err == nil {
+		copy(g.request[len(g.request)-size:], code)
+	}
+}
+
+// tagOffset is where a message of the session setup has its tag, which the reply
+// repeats: IPMI 2.0 tables 13-9 to 13-14.
+const tagOffset = rmcpSize + header20Size
+
+// setup says whether the last request is of the session setup.
+func (g *guard) setup() bool {
+	return !g.plain && g.awaiting != types.PayloadTypeIPMI
 }
 
 // Read returns the next datagram that passes. Others are dropped, as if the
@@ -177,7 +228,10 @@ func (g *guard) received(p []byte, err error) (done bool, _ error) {
 	switch {
 	case g.aborted:
 		return true, errAborted
-	case errors.Is(err, os.ErrDeadlineExceeded) && g.request != nil:
+	case errors.Is(err, os.ErrDeadlineExceeded) && time.Now().Before(g.deadline):
+		if g.tries >= g.times {
+			return true, errUnanswered
+		}
 		err := g.again()
 		return err != nil, err
 	case err != nil:
@@ -185,7 +239,12 @@ func (g *guard) received(p []byte, err error) (done bool, _ error) {
 		return true, err
 	case g.admit(p):
 		g.answered = true
+		if g.tries == 1 {
+			g.pace.answered(time.Since(g.at))
+		}
 		return true, nil
+	case g.done:
+		return true, errUnanswered
 	case g.weaker:
 		return true, errWeaker
 	}
@@ -202,10 +261,7 @@ func (g *guard) SetReadDeadline(t time.Time) error {
 		return errAborted
 	}
 	g.deadline = t
-	if again := time.Now().Add(g.repeat); g.request != nil && again.Before(t) {
-		t = again
-	}
-	return g.Conn.SetReadDeadline(t)
+	return g.listen()
 }
 
 // abort makes the pending read and all later ones return at once. go-ipmi
@@ -225,14 +281,14 @@ type seen struct {
 	answered bool
 	refused  bool
 	weaker   bool
-	twice    bool
+	mixed    bool
 	status   types.RmcpStatusCode
 }
 
 func (g *guard) seen() seen {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return seen{g.sent, g.dropped, g.answered, g.refused, g.weaker, g.twice, g.status}
+	return seen{g.sent, g.dropped, g.answered, g.refused, g.weaker, g.mixed, g.status}
 }
 
 // note remembers of a request what its reply is checked against.
@@ -255,6 +311,10 @@ func (g *guard) note(p []byte) {
 		if len(payload) >= 28 {
 			copy(g.consoleRand[:], payload[8:24])
 			g.role = payload[24]
+		}
+	case types.PayloadTypeIPMI:
+		if message, ok := g.decrypt(payload); ok {
+			g.question = [2]byte(message[messageSeq : messageCommand+1])
 		}
 	}
 }
@@ -294,9 +354,7 @@ func (g *guard) admitSetup(payload []byte) bool {
 		return false
 	}
 	status := types.RmcpStatusCode(payload[1])
-	if g.repeated && (payload[0] != g.tag || status != types.RmcpStatusCodeNoErrors) {
-		// To the first, or the complaint of a BMC that was done with the first,
-		// whose answer was lost.
+	if g.tries > 1 && !g.admitRepeat(payload[0], status) {
 		return false
 	}
 	var id [4]byte
@@ -307,6 +365,20 @@ func (g *guard) admitSetup(payload []byte) bool {
 		return false
 	}
 	g.status = status
+	return true
+}
+
+// admitRepeat passes the reply to a message of the session setup that was sent
+// more than once. A complaint is about the copy, by a BMC that was done with the
+// first, whose answer was lost.
+func (g *guard) admitRepeat(tag byte, status types.RmcpStatusCode) bool {
+	switch {
+	case status != types.RmcpStatusCodeNoErrors:
+		g.done = g.awaiting == types.PayloadTypeRAKPMessage3
+		return false
+	case g.awaiting == types.PayloadTypeRAKPMessage1:
+		return tag == g.request[tagOffset]
+	}
 	return true
 }
 
@@ -342,7 +414,8 @@ func (g *guard) admitRAKP2(payload []byte) bool {
 }
 
 // admitSigned passes a reply of our session that is encrypted and signed with
-// its keys: IPMI 2.0 section 13.28.4. signed starts at the session header.
+// its keys, and the answer to the last request: IPMI 2.0 section 13.28.4. A late
+// answer to a request that was repeated must not be taken for the next one's. signed starts at the session header.
 func (g *guard) admitSigned(head header20, payload, signed []byte) bool {
 	size, known := crypto.IntegrityAuthCodeLen(g.integrity)
 	if g.k1 == nil || !known || head.flags != flagMask || head.id != g.consoleID {
@@ -357,18 +430,19 @@ func (g *guard) admitSigned(head header20, payload, signed []byte) bool {
 	if err != nil || !hmac.Equal(want, signed[covered:covered+size]) {
 		return false
 	}
-	return g.decrypts(payload)
+	message, ok := g.decrypt(payload)
+	return ok && [2]byte(message[messageSeq:messageCommand+1]) == g.question
 }
 
-// decrypts says whether go-ipmi will survive decrypting payload: an IV, whole
-// blocks, and a pad that is not longer than what it pads.
-func (g *guard) decrypts(payload []byte) bool {
+// decrypt returns the message of a payload, if go-ipmi will survive decrypting it
+// too: an IV, whole blocks, and a pad that is not longer than what it pads.
+func (g *guard) decrypt(payload []byte) (message []byte, ok bool) {
 	const block = 16
-	if len(payload) < 2*block || len(payload)%block != 0 {
-		return false
+	if g.k2 == nil || len(payload) < 2*block || len(payload)%block != 0 {
+		return nil, false
 	}
-	_, err := crypto.DecryptAESPayload(payload, g.k2)
-	return err == nil
+	message, err := crypto.DecryptAESPayload(payload, g.k2)
+	return message, err == nil && len(message) >= messageSize
 }
 
 // header20 is the session header of an RMCP+ packet.

@@ -1,9 +1,13 @@
 package ipmi
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
+	"net"
+	"os"
 	"testing"
+	"time"
 
 	"github.com/bougou/go-ipmi/pkg/crypto"
 	"github.com/bougou/go-ipmi/pkg/types"
@@ -12,7 +16,7 @@ import (
 )
 
 func testGuard(suite types.CipherSuiteID) *guard {
-	return newGuard(nil, settings{suite: suite, username: "gpupool", password: "gpupool-Pass1"})
+	return newGuard(nil, settings{suite: suite, username: "gpupool", password: "gpupool-Pass1"}, new(pace))
 }
 
 // packet20 is an RMCP+ packet as IPMI 2.0 table 13-8 lays it out.
@@ -46,16 +50,29 @@ func handshake(t testing.TB, g *guard) {
 	if !g.admit(packet20(0x13, 0, rakp2)) || g.k1 == nil || g.k2 == nil {
 		t.Fatal("RAKP 2 did not pass")
 	}
-	g.note(packet20(0xc0, 1, nil)) // a request inside of the session
+	g.note(packet20(0xc0, 1, encrypted(t, g, getChassisStatus)))
+}
+
+// getChassisStatus is a request inside of the session, number 1 of it, and
+// chassisIsOn its reply.
+var (
+	getChassisStatus = []byte{0x20, 0x00, 0xe0, 0x81, 0x04, 0x01, 0x7a}
+	chassisIsOn      = []byte{0x81, 0x04, 0x7b, 0x20, 0x04, 0x01, 0x00, 0x01, 0, 0, 0, 0xda}
+)
+
+func encrypted(t testing.TB, g *guard, message []byte) []byte {
+	t.Helper()
+	payload, err := crypto.EncryptAESPayload(message, g.k2, make([]byte, 16))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return payload
 }
 
 // signed is a reply inside of the session with the right keys.
 func signed(t testing.TB, g *guard, id uint32, kind byte, body []byte) []byte {
 	t.Helper()
-	payload, err := crypto.EncryptAESPayload(body, g.k2, make([]byte, 16))
-	if err != nil {
-		t.Fatal(err)
-	}
+	payload := encrypted(t, g, body)
 	p := packet20(kind, id, payload)
 	pad := types.IntegrityPadLen(header20Size, len(payload))
 	for range pad {
@@ -71,11 +88,10 @@ func signed(t testing.TB, g *guard, id uint32, kind byte, body []byte) []byte {
 
 func TestGuardPassesOnlyWhatTheBMCSigned(t *testing.T) {
 	const both = 0xc0
-	body := []byte{0x81, 0x04, 0x7b, 0x20, 0x04, 0x01, 0x00, 0x01, 0, 0, 0, 0xda}
 	for _, suite := range []types.CipherSuiteID{3, 17} {
 		g := testGuard(suite)
 		handshake(t, g)
-		good := signed(t, g, consoleID, both, body)
+		good := signed(t, g, consoleID, both, chassisIsOn)
 		if !g.admit(good) {
 			t.Errorf("suite %d: a signed reply did not pass", suite)
 		}
@@ -92,18 +108,134 @@ func TestGuardPassesOnlyWhatTheBMCSigned(t *testing.T) {
 			}
 		}
 		for name, bad := range map[string][]byte{
-			"of another session":        signed(t, g, consoleID+1, both, body),
-			"not marked as encrypted":   signed(t, g, consoleID, 0x40, body),
-			"not marked as signed":      signed(t, g, consoleID, 0x80, body),
-			"of a serial-over-LAN kind": signed(t, g, consoleID, both|0x01, body),
-			"in plain":                  packet20(0x00, consoleID, body),
-			"in plain, of no session":   packet20(0x00, 0, body),
+			"of another session":        signed(t, g, consoleID+1, both, chassisIsOn),
+			"not marked as encrypted":   signed(t, g, consoleID, 0x40, chassisIsOn),
+			"not marked as signed":      signed(t, g, consoleID, 0x80, chassisIsOn),
+			"of a serial-over-LAN kind": signed(t, g, consoleID, both|0x01, chassisIsOn),
+			"to another request":        signed(t, g, consoleID, both, []byte{0x81, 0x04, 0x7b, 0x20, 0x08, 0x01, 0x00, 0x01, 0, 0, 0, 0xd6}),
+			"to another command":        signed(t, g, consoleID, both, []byte{0x81, 0x04, 0x7b, 0x20, 0x04, 0x02, 0x00, 0xda}),
+			"in plain":                  packet20(0x00, consoleID, chassisIsOn),
+			"in plain, of no session":   packet20(0x00, 0, chassisIsOn),
 			"a late RAKP 4":             packet20(0x15, 0, make([]byte, 24)),
 			"in IPMI 1.5 format":        {0x06, 0x00, 0xff, 0x07, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8, 0x81, 0x04, 0x7b, 0x20, 0x04, 0x01, 0, 1},
 		} {
 			if g.admit(bad) {
 				t.Errorf("suite %d: a reply %s passed", suite, name)
 			}
+		}
+	}
+}
+
+// wire is a network that keeps what is sent, and answers nothing.
+type wire struct {
+	net.Conn
+	sent [][]byte
+}
+
+func (w *wire) Write(p []byte) (int, error) {
+	w.sent = append(w.sent, bytes.Clone(p))
+	return len(p), nil
+}
+func (w *wire) Read([]byte) (int, error)        { return 0, os.ErrDeadlineExceeded }
+func (w *wire) SetReadDeadline(time.Time) error { return nil }
+
+// request is one inside of the session, as go-ipmi sends it.
+func request(t testing.TB, g *guard, seq uint32) []byte {
+	t.Helper()
+	p := signed(t, g, 0x11223344, 0xc0, getChassisStatus)
+	binary.LittleEndian.PutUint32(p[rmcpSize+header20Seq:], seq)
+	code, err := crypto.SessionIntegrityAuthCode(g.integrity, p[rmcpSize:len(p)-16], g.k1, g.password)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return append(p[:len(p)-16], code...)
+}
+
+// A request inside of the session is repeated under sequence numbers of its own,
+// each signed, and those of later ones follow on.
+func TestGuardRepeatsInsideOfTheSession(t *testing.T) {
+	g, w := testGuard(17), new(wire)
+	handshake(t, g)
+	g.Conn = w
+	for seq := uint32(1); seq <= 2; seq++ {
+		if _, err := g.Write(request(t, g, seq)); err != nil {
+			t.Fatal(err)
+		}
+		if err := g.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := g.Read(make([]byte, maxDatagram)); !errors.Is(err, errUnanswered) {
+			t.Fatalf("read: %v, want %v", err, errUnanswered)
+		}
+	}
+	if len(w.sent) != 2*usualTimes {
+		t.Fatalf("%d packets were sent, want %d", len(w.sent), 2*usualTimes)
+	}
+	for i, p := range w.sent {
+		if want := request(t, g, uint32(i+1)); !bytes.Equal(p, want) {
+			t.Errorf("packet %d is\n%x, want\n%x", i+1, p, want)
+		}
+	}
+}
+
+// A change that may be sent once is not repeated.
+func TestGuardSendsOnce(t *testing.T) {
+	g, w := testGuard(17), new(wire)
+	handshake(t, g)
+	g.Conn = w
+	g.send(1, offWait)
+	if _, err := g.Write(request(t, g, 1)); err != nil {
+		t.Fatal(err)
+	}
+	_ = g.SetReadDeadline(time.Now().Add(time.Minute))
+	if _, err := g.Read(make([]byte, maxDatagram)); !errors.Is(err, errUnanswered) || len(w.sent) != 1 {
+		t.Errorf("read: %v, %d packets; want %v and one", err, len(w.sent), errUnanswered)
+	}
+}
+
+// Of a message of the session setup that was repeated, what counts depends on
+// whether the BMC answers each copy alike.
+func TestGuardOnRepliesToRepeats(t *testing.T) {
+	reply := func(kind, tag, status byte) []byte {
+		body := make([]byte, 40)
+		body[0], body[1] = tag, status
+		binary.LittleEndian.PutUint32(body[4:], consoleID)
+		g := testGuard(17)
+		body[16], body[24], body[32] = byte(g.auth), byte(g.integrity), byte(g.encryption)
+		return packet20(kind, 0, body)
+	}
+	for _, c := range []struct {
+		name          string
+		request, kind byte
+		tag, status   byte
+		pass, over    bool
+	}{
+		{"open session, to the last", 0x10, 0x11, 2, 0, true, false},
+		{"open session, to the first", 0x10, 0x11, 0, 0, true, false},
+		{"open session, a complaint", 0x10, 0x11, 1, 0x01, false, false},
+		{"RAKP 1, to the last", 0x12, 0x13, 2, 0, true, false},
+		{"RAKP 1, to the first", 0x12, 0x13, 0, 0, false, false},
+		{"RAKP 3, to the first", 0x14, 0x15, 0, 0, true, false},
+		{"RAKP 3, a complaint", 0x14, 0x15, 2, 0x02, false, true},
+	} {
+		g := testGuard(17)
+		g.Conn = new(wire)
+		open := make([]byte, 32)
+		binary.LittleEndian.PutUint32(open[4:], consoleID)
+		g.note(packet20(0x10, 0, open))
+		if c.request == 0x10 {
+			_, _ = g.Write(packet20(c.request, 0, open))
+		} else {
+			_, _ = g.Write(packet20(c.request, 0, make([]byte, 28)))
+		}
+		for range 2 {
+			if err := g.again(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		over, _ := g.received(reply(c.kind, c.tag, c.status), nil)
+		if pass := over && g.answered; pass != c.pass || over && !pass != c.over {
+			t.Errorf("%s: passed %t, and the wait is over %t", c.name, pass, over)
 		}
 	}
 }

@@ -2,28 +2,32 @@
 //
 // # One session per call
 //
-// Every call logs in, reads the chassis power, sends what is to be changed and
-// logs out. Keeping the session would save six of seven round trips per read,
-// and is not done: BMCs have as few as four sessions for all tools together
-// and hold a lost one for a minute, so a poller that keeps one per BMC, or is
-// killed with one open, starves the operators; a kept session has gone stale
-// exactly when a change is sent on it; and the read just before a change is
-// the proof that this BMC answers now, which keeps the answer "not known" for
-// the one datagram that deserves it.
+// Every call logs in, reads the chassis power or sends what is to be changed, and
+// logs out, for which its caller does not wait. Keeping the session would save
+// six of seven round trips per read, and is not done: BMCs have as few as four
+// sessions for all tools together and hold a lost one for a minute, so a poller
+// that keeps one per BMC, or is killed with one open, starves the operators; a
+// kept session has gone stale exactly when a change is sent on it; and the login
+// just before a change is the proof that this BMC answers now, which keeps the
+// answer "not known" for the one datagram that deserves it.
 //
 // # What is sent, and how often
 //
-// Requests are repeated once within a session, but for changes; logins and reads
-// that got no answer all the same, or found all sessions of the BMC in use, are
-// tried again from the start until the deadline. A login that was refused is not
-// tried again at all: see [Config.AuthBackoff].
+// A request without an answer is repeated, some four times, after as long as this
+// BMC has been seen to take; only an off is not. What got no answer all the
+// same is tried again from the login, until the deadline. A login that was
+// refused is not tried again at all: see [Config.AuthBackoff].
 //
-// A change without an answer may have happened, and may still happen, even
-// seconds later: go-ipmi's own retries were seen to make a slow BMC carry out
-// one command four times. So the power is read again first, which tells a lost
-// answer from a lost command. Only a power-on is then sent again, twice at most:
-// carried out late or once more, it changes nothing on a host that is on. An
-// off is sent once. Late, it would hit a host that has work again.
+// A power-on is sent at once: on a host that is on it changes nothing, late and
+// repeated too, and that is how ipmitool and ipmipower power on. A BMC that
+// refuses it is asked whether the host is on already.
+//
+// An off is sent once, to a host that was just read as on. Without an answer it
+// may have happened, and may still happen, even seconds later: go-ipmi's own
+// retries were seen to make a slow BMC carry out one command four times. It is
+// not sent again, for late it would hit a host that has work again. The power is
+// read again, which tells a lost answer from a lost command; so it is of a
+// power-on that was not answered, before it is sent again.
 //
 // Chassis Control knows power cycle and reset as well; they are never sent.
 package ipmi
@@ -40,14 +44,18 @@ import (
 	"github.com/gpupool/gpupool/internal/power"
 )
 
-// firstWait is how long each exchange of the first try waits for its reply.
-// Later tries wait a quarter longer each, for BMCs that are slow rather than
-// packets that were lost.
-const firstWait = 400 * time.Millisecond
+// How long a change waits for its answer at least: BMCs take longer for it than
+// for anything else.
+const (
+	onWait  = firstWait
+	offWait = 500 * time.Millisecond
+)
 
-// answerWait is how long the first change of a call waits for its answer before
-// the power is read again; a later one waits half as long again.
-const answerWait = 500 * time.Millisecond
+// How often a power-on is sent: in how many sessions, and in each.
+const (
+	onRounds = 2
+	onTimes  = 4
+)
 
 // Driver is one BMC. Calls may come from several goroutines; the BMC sees one
 // at a time.
@@ -55,6 +63,7 @@ type Driver struct {
 	config    settings
 	identity  string
 	turnstile *power.Turnstile
+	pace      pace
 }
 
 // New returns the driver of one BMC. It sends nothing.
@@ -78,14 +87,9 @@ func (d *Driver) GoString() string { return d.identity }
 // State reads the chassis power (Get Chassis Status, IPMI 2.0 section 28.2).
 func (d *Driver) State(ctx context.Context) (pool.Power, error) {
 	var found pool.Power
-	err := d.pass(ctx, "read power", func(ctx context.Context) error {
-		s, p, err := d.open(ctx)
-		if err != nil {
-			return err
-		}
-		s.close(ctx)
-		found = p
-		return nil
+	err := d.pass(ctx, "read power", func(ctx context.Context) (s *session, err error) {
+		s, found, err = d.open(ctx, true)
+		return s, err
 	})
 	return found, err
 }
@@ -104,73 +108,81 @@ func (d *Driver) Off(ctx context.Context, how power.Off) error {
 	return d.change(ctx, "soft off", pool.PowerOff, chassis.ChassisControlSoftShutdown)
 }
 
-// Close ends the call that is under way, if any, and refuses later ones. There
-// is no session to release between calls.
+// Close ends the call that is under way, if any, and refuses later ones. It waits
+// for the end of the last session, half a second at most.
 func (d *Driver) Close() error {
 	d.turnstile.Close()
 	return nil
 }
 
-// change sends a command unless the chassis is already as wanted.
+// change sends a command unless the chassis is seen to be as wanted.
 func (d *Driver) change(ctx context.Context, what string, want pool.Power, command chassis.ChassisControl) error {
-	most := 1
-	if command == chassis.ChassisControlPowerUp {
-		most = 3
+	harmless := command == chassis.ChassisControlPowerUp // however often, and whenever
+	rounds, times, wait := 1, 1, offWait
+	if harmless {
+		rounds, times, wait = onRounds, onTimes, onWait
 	}
-	return d.pass(ctx, what, func(ctx context.Context) error {
+	return d.pass(ctx, what, func(ctx context.Context) (*session, error) {
 		var unanswered error
-		wait := answerWait
-		for sent := 0; ; sent++ {
-			s, found, err := d.open(ctx)
+		for round := 0; ; round++ {
+			s, found, err := d.open(ctx, round > 0 || !harmless)
 			switch {
 			case err != nil && unanswered != nil:
-				return unanswered // which says more than that it cannot be read
+				return nil, unanswered // which says more than that it cannot be read
 			case err != nil:
-				return err
-			case found == want, sent == most:
-				s.close(ctx)
-				if found == want {
-					return nil
+				return nil, err
+			case found == want:
+				return s, nil
+			case round == rounds:
+				return s, unanswered
+			}
+			err = s.control(ctx, command, times, wait)
+			if harmless && errors.Is(err, power.ErrRefused) {
+				if found, failed := s.state(ctx); failed == nil && found == want {
+					return s, nil
 				}
-				return unanswered
 			}
-			err = s.control(ctx, command, wait)
-			s.close(ctx)
 			if !errors.Is(err, power.ErrAmbiguous) {
-				return err
+				return s, err
 			}
+			s.close(ctx)
 			unanswered = err
-			wait += wait / 2
 		}
 	})
 }
 
-// pass runs one call when it is its turn, and says of its error what it was.
-func (d *Driver) pass(ctx context.Context, what string, call func(context.Context) error) error {
-	if err := d.turnstile.Pass(ctx, call); err != nil {
+// pass runs one call when it is its turn, and says of its error what it was. The
+// session that the call returns, if any, is closed after it, in the same turn.
+func (d *Driver) pass(ctx context.Context, what string, call func(context.Context) (*session, error)) error {
+	err := d.turnstile.PassAndTidy(ctx, func(ctx context.Context) (tidy func(), err error) {
+		s, err := call(ctx)
+		if s == nil {
+			return nil, err
+		}
+		return s.leave(ctx), err
+	})
+	if err != nil {
 		return fmt.Errorf("ipmi %s: %s: %w", d.config.address, what, err)
 	}
 	return nil
 }
 
-// open returns a session that has just read the chassis power.
-func (d *Driver) open(ctx context.Context) (*session, pool.Power, error) {
-	tries := 0
+// open returns a session, and the chassis power if it is to look.
+func (d *Driver) open(ctx context.Context, look bool) (*session, pool.Power, error) {
 	var before error // of the try before the one that the deadline cut short
-	for wait := firstWait; ; wait += wait / 4 {
-		tries++
-		s, found, err := d.try(ctx, wait)
+	for tries := 1; ; tries++ {
+		s, found, err := d.try(ctx, look, tries-1)
 		switch {
 		case err == nil:
 			return s, found, nil
-		case errors.Is(err, errBusy) && rest(ctx, wait):
+		case (errors.Is(err, errBusy) || errors.Is(err, errForgot)) && rest(ctx, firstWait*time.Duration(tries)):
 		case !errors.Is(err, errNoAnswer):
 			return nil, pool.PowerUnknown, err
 		case ctx.Err() != nil, errors.Is(err, context.DeadlineExceeded):
 			if before != nil {
 				err = before
 			}
-			return nil, pool.PowerUnknown, fmt.Errorf("%w (tries: %d): %w", err, tries, cause(ctx))
+			return nil, pool.PowerUnknown, fmt.Errorf("%w (logins tried: %d): %w", err, tries, cause(ctx))
 		}
 		before = err
 	}
@@ -186,11 +198,11 @@ func rest(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// try logs in and reads the power, once.
-func (d *Driver) try(ctx context.Context, wait time.Duration) (*session, pool.Power, error) {
-	s, err := login(ctx, d.config, wait)
-	if err != nil {
-		return nil, pool.PowerUnknown, err
+// try logs in, and reads the power if it is to look, once.
+func (d *Driver) try(ctx context.Context, look bool, patience int) (*session, pool.Power, error) {
+	s, err := login(ctx, d.config, &d.pace, patience)
+	if err != nil || !look {
+		return s, pool.PowerUnknown, err
 	}
 	found, err := s.state(ctx)
 	if err != nil {

@@ -69,16 +69,20 @@ func controller(t *testing.T, b *ipmitest.BMC) powertest.Controller {
 		BlackHole:  func() { l.Lose(func(ipmitest.Packet) bool { return true }) },
 		HalfOpen:   func() { l.Lose(func(p ipmitest.Packet) bool { return p.Kind == ipmitest.RAKP4 }) },
 		LoseAnswers: func() {
-			l.Lose(func(p ipmitest.Packet) bool { return p.Kind == ipmitest.Command && p.Reply && p.N == answerToChange })
+			l.Lose(func(p ipmitest.Packet) bool {
+				return p.Flow == 1 && p.Kind == ipmitest.Command && p.Reply && p.N >= powerOn
+			})
 		},
 		Stop: func() { b.Stop(); l.Close() },
 	}
 }
 
-// The replies inside of a session, in order: see [ipmitest.Packet.N].
+// The requests inside of a session, in order, if none is repeated: see
+// [ipmitest.Packet.N].
 const (
-	answerToPrivilege = 1 + iota
-	answerToStatus
-	answerToChange
-	answerToClose
+	setPrivilege  = 1
+	powerOn       = 2
+	closeAfterOn  = 3
+	chassisStatus = 2
+	powerOff      = 3
 )

@@ -32,8 +32,11 @@ const maxDatagram = 1024
 // slow, dead or hung. A read may be tried again with a new session.
 var errNoAnswer = errors.New("no answer")
 
-// errBusy means that the BMC has no session to give at the moment.
-var errBusy = errors.New("all of its sessions are in use")
+// These mean that a login failed that may go well in a moment.
+var (
+	errBusy   = errors.New("all of its sessions are in use")
+	errForgot = errors.New("it forgot the session that was being set up")
+)
 
 // session is one RMCP+ session with one BMC: logged in once, used by one call,
 // closed at its end.
@@ -46,10 +49,10 @@ type session struct {
 	once   sync.Once
 }
 
-// login opens a session. Each of its exchanges waits at most wait for its
-// reply. Halfway the guard repeats what may be repeated; go-ipmi's own retries,
-// which do not choose, are off.
-func login(ctx context.Context, s settings, wait time.Duration) (*session, error) {
+// login opens a session. The guard repeats what is not answered: go-ipmi's own
+// retries are off, since they do not choose. All waits are doubled so often as
+// patience says, for a BMC that is slow rather than far.
+func login(ctx context.Context, s settings, p *pace, patience int) (*session, error) {
 	var dialer net.Dialer
 	conn, err := dialer.DialContext(ctx, "udp", s.address)
 	if errors.Is(err, context.DeadlineExceeded) { // the dialer looks at the clock itself
@@ -58,14 +61,14 @@ func login(ctx context.Context, s settings, wait time.Duration) (*session, error
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", power.ErrUnreachable, err)
 	}
-	g := newGuard(conn, s)
-	g.repeatAfter(wait / 2)
+	g := newGuard(conn, s, p)
+	g.patience = min(patience, 3)
 	c, err := client.NewClient("", 0, s.username, s.password.Reveal())
 	if err != nil {
 		_ = conn.Close()
 		return nil, fmt.Errorf("%w: %w", power.ErrUnreachable, err)
 	}
-	c.WithUDPProxy(dialed{g}).WithRetry(0).WithTimeout(wait).WithBufferSize(maxDatagram).
+	c.WithUDPProxy(dialed{g}).WithRetry(0).WithTimeout(maxTimeout).WithBufferSize(maxDatagram).
 		WithCipherSuiteID(s.suite).WithMaxPrivilegeLevel(s.privilege)
 
 	ses := &session{client: c, guard: g, unhook: context.AfterFunc(ctx, g.abort)}
@@ -94,14 +97,11 @@ func (s *session) state(ctx context.Context) (pool.Power, error) {
 	return pool.PowerOff, nil
 }
 
-// control sends one chassis control command, once, and waits for its answer for
-// so long, or until the context ends.
-func (s *session) control(ctx context.Context, what chassis.ChassisControl, wait time.Duration) error {
-	s.guard.repeatAfter(0)
-	if deadline, ok := ctx.Deadline(); ok {
-		wait = min(wait, time.Until(deadline))
-	}
-	s.client.WithTimeout(wait)
+// control sends one chassis control command, so many times at most, and waits at
+// least so long for the answer to each, unless the context ends.
+func (s *session) control(ctx context.Context, what chassis.ChassisControl, times int, least time.Duration) error {
+	s.guard.send(times, least)
+	defer s.guard.send(usualTimes, 0)
 	before := s.guard.seen().sent
 	err := guarded(func() error {
 		_, err := s.client.ChassisControl(ctx, what)
@@ -118,10 +118,21 @@ func (s *session) control(ctx context.Context, what chassis.ChassisControl, wait
 	switch {
 	case after.sent == before:
 		return fmt.Errorf("%w: the command was not sent: %w", power.ErrUnreachable, ended(ctx, err))
-	case after.refused:
+	case after.refused && after.sent == before+1:
 		return fmt.Errorf("%w: nothing listens there any more", power.ErrUnreachable)
 	}
-	return fmt.Errorf("%w: the command was sent once and not answered: %w", power.ErrAmbiguous, ended(ctx, err))
+	return fmt.Errorf("%w: the command was not answered (times sent: %d): %w", power.ErrAmbiguous, after.sent-before, ended(ctx, err))
+}
+
+// leave returns what closes the session, after the end of its call's context too.
+func (s *session) leave(ctx context.Context) func() {
+	ended := ctx.Err() != nil
+	s.unhook()
+	ctx = context.WithoutCancel(ctx)
+	return func() {
+		s.mute = s.mute || ended
+		s.close(ctx)
+	}
 }
 
 // close ends the session. It may be called more than once, whatever state the
@@ -134,7 +145,6 @@ func (s *session) close(ctx context.Context) {
 		}
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), wait)
 		defer cancel()
-		s.guard.repeatAfter(wait / 2) // a session that is not closed is missing for a minute
 		if !s.active {
 			cancel() // no session to close: without this, go-ipmi would ask and wait
 		}
@@ -157,7 +167,7 @@ func (s *session) loginError(err error) error {
 		return fmt.Errorf("%w: it picked other algorithms than cipher suite %d asks for; set cipher_suite to one that the BMC has, or enable %[2]d there", power.ErrRefused, s.guard.suite)
 	case saw.refused:
 		return fmt.Errorf("%w: nothing listens on that UDP port; the BMC may be starting, or have IPMI over LAN disabled", power.ErrUnreachable)
-	case saw.status != types.RmcpStatusCodeNoErrors && saw.twice:
+	case saw.status != types.RmcpStatusCodeNoErrors && saw.mixed:
 		// The two can have overtaken each other. Its answer to message 1 has
 		// shown that the BMC knows our password, so this is not about that.
 		return fmt.Errorf("%w: %w: it mixed up a message that was repeated (RMCP+ status %#02x)", power.ErrUnreachable, errNoAnswer, uint8(saw.status))
@@ -175,10 +185,12 @@ func (s *session) loginError(err error) error {
 func (s *session) readError(err error) error {
 	saw := s.guard.seen()
 	s.mute = !saw.answered
-	if cc, ok := completionCode(err); ok {
-		return fmt.Errorf("%w: %s", power.ErrRefused, describe(cc))
-	}
+	cc, ok := completionCode(err)
 	switch {
+	case ok && cc == 0xcf: // a repeat, of which it cannot say again what it said
+		return fmt.Errorf("%w: %w: %s", power.ErrUnreachable, errNoAnswer, describe(cc))
+	case ok:
+		return fmt.Errorf("%w: %s", power.ErrRefused, describe(cc))
 	case saw.refused:
 		return fmt.Errorf("%w: nothing listens there any more", power.ErrUnreachable)
 	case !saw.answered:
@@ -205,6 +217,8 @@ func setupError(status types.RmcpStatusCode, suite types.CipherSuiteID) error {
 		return fmt.Errorf("%w: the account may not log in with this privilege; raise it in the BMC (OPERATOR is enough) or set privilege (RMCP+ status %#02x)", power.ErrRefused, uint8(status))
 	case types.RmcpStatusCodeNoResToCreateSess, types.RmcpStatusCodeNoResToCreateSessAtRole:
 		return fmt.Errorf("%w: %w; close other tools, or wait for them to time out (RMCP+ status %#02x)", power.ErrUnreachable, errBusy, uint8(status))
+	case types.RmcpStatusCodeInvalidSessionID:
+		return fmt.Errorf("%w: %w (RMCP+ status %#02x)", power.ErrUnreachable, errForgot, uint8(status))
 	case types.RmcpStatusCodeInvalidAuthAlg, types.RmcpStatusCodeInvalidIntegrityAlg,
 		types.RmcpStatusCodeInvalidConfidentAlg, types.RmcpStatusCodeNoMatchingAuthPayload,
 		types.RmcpStatusCodeNoMatchingIntegrityPayload, types.RmcpStatusCodeNoCipherSuiteMatch:

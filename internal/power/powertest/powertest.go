@@ -42,7 +42,9 @@ type Controller struct {
 	Power func() pool.Power
 	// SetPower changes it, as the button on the host would.
 	SetPower func(pool.Power)
-	// Executions is the number of changes carried out so far.
+	// Executions is the number of changes carried out so far. An off is one
+	// whatever the chassis was, since it may come late and hit a host that has
+	// work again. A power-on of a chassis that is on is none.
 	Executions func() int
 
 	// OpenWrong returns a new driver with the wrong credential.

@@ -26,6 +26,7 @@ set)
 		shutdown) power=0 ;;
 		*) echo "unknown parameter $1" && exit 1 ;;
 		esac
+		[ "$1 $2 $(cat "$dir/power")" = "power 1 1" ] && shift 2 && continue
 		echo "$power" >"$dir/.power.$$" && mv "$dir/.power.$$" "$dir/power"
 		echo "$1 $2" >>"$dir/executed"
 		shift 2

@@ -68,7 +68,8 @@ func (b *BMC) Power() pool.Power {
 // SetPower sets the chassis power, as the button on the host would.
 func (b *BMC) SetPower(p pool.Power) { b.sim.setPower(p == pool.PowerOn) }
 
-// Executions is the number of power commands that the chassis carried out.
+// Executions is the number of power commands that the chassis carried out, but
+// for those that power on one that is on, which are none to it.
 func (b *BMC) Executions() int { return b.sim.executions() }
 
 // Refuse makes the chassis refuse every change.

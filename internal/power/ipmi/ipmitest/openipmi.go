@@ -25,7 +25,8 @@ var chassisScript []byte
 // openIPMI is one ipmi_sim process. Its chassis is a directory:
 //
 //	power     "1" or "0"
-//	executed  one line for each change that was carried out
+//	executed  one line for each change that was carried out, but for powering on
+//	          a chassis that is on
 //	fault     shell text that the script runs before a change
 type openIPMI struct {
 	t   testing.TB

@@ -140,6 +140,9 @@ func (c *chassis) change(on, soft bool) error {
 	time.Sleep(f.late)
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if on && c.on {
+		return nil
+	}
 	c.on = on
 	c.done++
 	return nil
