@@ -22,7 +22,7 @@ func Check(now time.Time, want int, s Snapshot, actions []Action, l Limits) erro
 		if _, twice := c.views[v.Host.ID]; twice {
 			c.broken("host %s is in the snapshot twice", v.Host.ID)
 		}
-		p, _ := PhaseOf(*v, now, c.l)
+		p, _ := PhaseOf(v, now, c.l)
 		c.all[i] = seen{View: v, phase: p}
 		c.views[v.Host.ID] = &c.all[i]
 	}
@@ -92,7 +92,7 @@ func (c *checker) one(a Action, v *seen) {
 	case TurnOn:
 		c.require(a, v.Power == PowerOff && c.now.Sub(v.PowerAt) <= c.l.StaleAfter, "its chassis was not read as off lately")
 		c.require(a, v.phase != Quarantined, "it is in quarantine")
-		c.require(a, c.l.CycleBudget == 0 || v.cyclesToday(c.now) < c.l.CycleBudget, "its cycles of the day are used up")
+		c.require(a, c.l.CycleBudget == 0 || v.cyclesOn(date(c.now)) < c.l.CycleBudget, "its cycles of the day are used up")
 		c.require(a, a.Ledger.OnAt.Equal(c.now) && a.Ledger.Cycles > 0, "it is not written down in its ledger")
 	case Enable:
 		c.require(a, node.Status == NodeReady, "its node is not ready")
@@ -174,7 +174,7 @@ func (c *checker) neverJoined(v *seen) bool {
 	if v.JoinedAt.After(v.OnAt) && v.Verb == TurnOn || v.Node.Status == NodeReady || v.Node.Status == NodeInit {
 		return false
 	}
-	return v.Verb == TurnOn && !v.NoCapacity && c.now.Sub(v.Intent.At) >= c.l.bootTimeout(*v.View) || v.Verb == Cordon && v.FailedBoots > 0
+	return v.Verb == TurnOn && !v.NoCapacity && c.now.Sub(v.Intent.At) >= c.l.bootTimeout(v.View) || v.Verb == Cordon && v.FailedBoots > 0
 }
 
 func (c *checker) require(a Action, ok bool, why string) {
@@ -235,7 +235,7 @@ func (c *checker) together(floor int, actions []Action) {
 // before counts a host as it is.
 func (c *checker) before(t *tally, v *seen) {
 	t.lastOn, t.lastOff = later(t.lastOn, v.OnAt), later(t.lastOff, v.OffAt)
-	inTime := c.now.Sub(v.Intent.At) < c.l.bootTimeout(*v.View)
+	inTime := c.now.Sub(v.Intent.At) < c.l.bootTimeout(v.View)
 	switch {
 	case v.phase == Ready:
 		t.ready++
@@ -337,7 +337,7 @@ func (c *checker) budgets(actions []Action) {
 		class := c.l.Classes[v.Class]
 		switch {
 		case c.dark(v):
-		case v.Verb == TurnOn && c.now.Sub(v.Intent.At) < c.l.bootTimeout(*v.View) && !v.joined(c.now, c.l):
+		case v.Verb == TurnOn && c.now.Sub(v.Intent.At) < c.l.bootTimeout(v.View) && !v.joined(c.now, c.l):
 			draw[v.Domain] += max(class.BootWatts, class.RunWatts)
 		default:
 			draw[v.Domain] += class.RunWatts
@@ -372,6 +372,9 @@ func (c *checker) refused(actions []Action) {
 			last[v.Class] = later(last[v.Class], v.SettledAt)
 			wait[v.Class] = later(wait[v.Class], v.SettledAt.Add(time.Minute<<min(v.Refusals, 5)))
 		}
+	}
+	if len(last) == 0 {
+		return
 	}
 	for _, v := range c.all {
 		if at, ok := last[v.Class]; ok && v.OnAt.After(at) {

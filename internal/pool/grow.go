@@ -3,7 +3,6 @@ package pool
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"slices"
 )
 
@@ -56,12 +55,12 @@ func (r *reconciler) demands(asks []Ask) []demand {
 			came: func(h *host) { a.Count -= h.spare() / a.GPUs },
 		})
 	}
-	for _, class := range slices.Sorted(maps.Keys(r.l.Classes)) {
-		if want, have := r.l.Classes[class].Standby, r.idle[class]; have < want {
+	for _, k := range r.kinds {
+		if k.idle < k.Standby {
 			demands = append(demands, demand{
-				why:  fmt.Sprintf("%d of class %s to stand by, %d without work", want, class, have),
-				fits: func(h *host) bool { return h.Host.Class == class && !h.loaded() },
-				more: func() bool { return r.idle[class] < want },
+				why:  fmt.Sprintf("%d of class %s to stand by, %d without work", k.Standby, k.name, k.idle),
+				fits: func(h *host) bool { return h.kind == k && !h.loaded() },
+				more: func() bool { return k.idle < k.Standby },
 				came: func(*host) {},
 			})
 		}
@@ -86,7 +85,7 @@ func (r *reconciler) waiting(asks []Ask) (waiting []*Ask, misfits int) {
 	if len(waiting) == 0 {
 		return nil, 0
 	}
-	misfit := make(map[string]int)
+	misfit := make(map[*kind]int)
 	for _, h := range r.hosts {
 		h.awaited = slices.ContainsFunc(waiting, func(a *Ask) bool { return a.fits(h.View.Host) })
 		if !h.comes {
@@ -100,11 +99,11 @@ func (r *reconciler) waiting(asks []Ask) (waiting []*Ask, misfits int) {
 			}
 		}
 		if h.Phase == Ready && !h.awaited && !h.loaded() {
-			misfit[h.Host.Class]++
+			misfit[h.kind]++
 		}
 	}
-	for class, n := range misfit {
-		misfits += max(n-r.l.Classes[class].Standby, 0)
+	for k, n := range misfit {
+		misfits += max(n-k.Standby, 0)
 	}
 	return slices.DeleteFunc(waiting, func(a *Ask) bool { return a.Count <= 0 }), misfits
 }
@@ -137,14 +136,9 @@ func (r *reconciler) leaving() []*host {
 
 // powerOnFor powers on cold hosts that fit a demand, in their order.
 func (r *reconciler) powerOnFor(d demand) {
-	var cold []*host
-	for _, h := range r.hosts {
-		if h.Phase == Off && h.free && !h.busy && h.Said.Word == WordNone && d.fits(h) {
-			cold = append(cold, h)
-		}
-	}
+	cold := r.coldFor(d)
 	from := 0 // after the last that was powered on
-	for i, h := range sorted(cold, onRules, r.on, 1) {
+	for i, h := range cold {
 		if !d.more() {
 			return
 		}
@@ -167,6 +161,26 @@ func (r *reconciler) powerOnFor(d demand) {
 		d.came(h)
 		from = i + 1
 	}
+}
+
+// coldFor are the hosts that are off and fit a demand, in their order.
+func (r *reconciler) coldFor(d demand) []*host {
+	if r.cold == nil {
+		for _, h := range r.hosts {
+			if h.Phase == Off && h.free && !h.busy && h.Said.Word == WordNone {
+				r.cold = append(r.cold, h)
+			}
+		}
+		line(r.cold, onRules)
+	}
+	fit := make([]*host, 0, len(r.cold))
+	for _, h := range r.cold {
+		if !h.busy && d.fits(h) {
+			fit = append(fit, h)
+		}
+	}
+	spread(fit, onRules, 1)
+	return fit
 }
 
 // passedOver says, in the given form, why the first of some hosts was passed
@@ -216,13 +230,13 @@ func (r *reconciler) mayPowerOn(h *host) (bool, string) {
 	if r.l.CycleBudget > 0 && h.cycles >= r.l.CycleBudget {
 		return false, fmt.Sprintf("it was powered on %d times today, its budget", h.cycles)
 	}
-	if dry, ok := r.dry[h.Host.Class]; ok {
+	if dry := h.kind.dry; dry.n > 0 {
 		if until := dry.until(h.Host.Class); r.now.Before(until) {
 			return false, fmt.Sprintf("its provider has none of class %s to give; to be asked again after %s", h.Host.Class, until.UTC().Format("15:04 UTC"))
 		}
 	}
-	if budget, ok := r.l.Budgets[h.Domain]; ok && r.watts[h.Domain]+h.kind.peak() > budget && h.kind.peak() > 0 {
-		return false, fmt.Sprintf("it draws up to %.0f W, and of the %.0f W of %s %.0f W are in use", h.kind.peak(), budget, h.Domain, r.watts[h.Domain])
+	if d := h.domain; d.limited && d.watts+h.kind.peak() > d.budget && h.kind.peak() > 0 {
+		return false, fmt.Sprintf("it draws up to %.0f W, and of the %.0f W of %s %.0f W are in use", h.kind.peak(), d.budget, h.Domain, d.watts)
 	}
 	return true, ""
 }
@@ -230,13 +244,10 @@ func (r *reconciler) mayPowerOn(h *host) (bool, string) {
 // powerOn powers a host on and counts what that uses up.
 func (r *reconciler) powerOn(h *host, why string) {
 	r.lastOn = r.now
-	r.on[h.Domain]++
-	r.watts[h.Domain] += h.kind.peak()
-	ledger := h.Ledger.after(TurnOn, r.now)
+	h.domain.on++
+	h.domain.watts += h.kind.peak()
+	ledger := r.after(h, TurnOn)
 	ledger.FailedBoots = h.failed
-	ledger.Refusals = 0
-	if dry, ok := r.dry[h.Host.Class]; ok {
-		ledger.Refusals = dry.n
-	}
+	ledger.Refusals = h.kind.dry.n
 	r.record(h, TurnOn, why, ledger)
 }

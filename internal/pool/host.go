@@ -304,7 +304,7 @@ type Intent struct {
 
 // Intend is what is recorded before an action on the host is carried out, at
 // a time and under a generation of the lease.
-func (v View) Intend(a Action, at time.Time, gen uint64) Intent {
+func (v *View) Intend(a Action, at time.Time, gen uint64) Intent {
 	held, _ := v.held()
 	return Intent{
 		Verb: a.Do, Why: a.Why, At: at, Gen: gen, NodeIndex: v.Node.Index,
@@ -335,20 +335,22 @@ type Ledger struct {
 	Refusals int `json:"refusals,omitempty"`
 }
 
-// cyclesToday is the number of power-ons on the day of now.
-func (l Ledger) cyclesToday(now time.Time) int {
-	if l.CyclesOn != now.UTC().Format(time.DateOnly) {
+// date is the day of now as CyclesOn has it.
+func date(now time.Time) string { return now.UTC().Format(time.DateOnly) }
+
+// cyclesOn is the number of power-ons on a day.
+func (l Ledger) cyclesOn(day string) int {
+	if l.CyclesOn != day {
 		return 0
 	}
 	return l.Cycles
 }
 
-// after is the ledger once do is done at now.
-func (l Ledger) after(do Verb, now time.Time) Ledger {
+// after is the ledger once do is done at now, on the day today.
+func (l Ledger) after(do Verb, now time.Time, today string) Ledger {
 	switch do {
 	case TurnOn:
-		l.OnAt, l.Cycles = now, l.cyclesToday(now)+1
-		l.CyclesOn = now.UTC().Format(time.DateOnly)
+		l.OnAt, l.Cycles, l.CyclesOn = now, l.cyclesOn(today)+1, today
 	case SoftOff, HardOff:
 		l.OffAt = now
 	case Enable:

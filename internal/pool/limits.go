@@ -95,7 +95,7 @@ func (l Limits) Learn(times map[string]Times) Limits {
 
 // bootTimeout is how long a host may take from power-on to its place in
 // service.
-func (l Limits) bootTimeout(v View) time.Duration {
+func (l Limits) bootTimeout(v *View) time.Duration {
 	most := cmp.Or(l.Classes[v.Class].BootTimeout, l.BootTimeout)
 	if learned := l.learned[v.Class]; learned > 0 && v.FailedBoots == 0 {
 		return min(max(learned, most/learnedLeast, l.PowerConfirm), most)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 )
 
@@ -84,31 +85,95 @@ func showSpot(h *host) string {
 }
 
 func showLevel(h *host) string {
-	return fmt.Sprintf("%d on in %s", h.level, or(h.Domain, "no known domain"))
+	return strconv.Itoa(h.level) + " on in " + or(h.Domain, "no known domain")
 }
 
 func showEfficiency(h *host) string { return fmt.Sprintf("%.0f W per GPU", h.efficiency) }
 
-// sorted puts hosts in the order in which they are to be taken. on is how many
-// hosts of each domain are on; step is what taking one adds to that.
+// line puts hosts in line by all rules but spread, whose answer changes with
+// each host that is taken. Where hosts are many, that is most of the work, and
+// one line serves several choices from it.
+func line(hosts []*host, rules []rule) {
+	at := spreadOf(rules)
+	before, after := rules[:at], rules[min(at+1, len(rules)):]
+	slices.SortFunc(hosts, func(a, b *host) int {
+		if c := compare(before, a, b); c != 0 {
+			return c
+		}
+		return compare(after, a, b)
+	})
+	tier := 0
+	for i, h := range hosts {
+		if i > 0 && compare(before, hosts[i-1], h) != 0 {
+			tier++
+		}
+		h.tier = tier
+	}
+}
+
+// spread puts hosts, which are in line, in the order in which they are to be
+// taken. step is what taking one adds to the hosts that are on in its domain.
 //
-// The spread of those to be taken changes with each one taken. Instead of
-// counting anew for each, a host's level is what its domain will have come to
-// when its turn comes: the hosts that are on there, and those of the domain
-// that the other rules put before it.
-func sorted(hosts []*host, rules []rule, on map[string]int, step int) []*host {
+// Instead of counting anew for each one taken, a host's level is what its
+// domain will have come to when its turn comes: the hosts that are on there,
+// and those of the domain that are before it in line. Of those that the rules
+// before spread do not tell apart, they are taken level by level.
+func spread(hosts []*host, rules []rule, step int) {
 	for _, h := range hosts {
-		h.level = 0
+		h.domain.level = h.domain.on
 	}
-	by := func(a, b *host) int { return compare(rules, a, b) }
-	slices.SortFunc(hosts, by)
-	seen := make(map[string]int, len(on))
 	for _, h := range hosts {
-		h.level = on[h.Domain] + step*seen[h.Domain]
-		seen[h.Domain]++
+		h.level = h.domain.level
+		h.domain.level += step
 	}
-	slices.SortFunc(hosts, by)
-	return hosts
+	if spreadOf(rules) == len(rules) {
+		return
+	}
+	room := make([]*host, len(hosts))
+	for len(hosts) > 0 {
+		n := 1
+		for n < len(hosts) && hosts[n].tier == hosts[0].tier {
+			n++
+		}
+		deal(hosts[:n], room, step)
+		hosts = hosts[n:]
+	}
+}
+
+// deal sorts hosts by level, upwards or downwards as step goes, and leaves those
+// of one level as they are. Where levels are few, it counts rather than compares.
+func deal(hosts, room []*host, step int) {
+	lowest, highest := hosts[0].level*step, hosts[0].level*step
+	for _, h := range hosts {
+		lowest, highest = min(lowest, h.level*step), max(highest, h.level*step)
+	}
+	if len(hosts) == 1 || highest-lowest > 2*len(hosts) {
+		slices.SortStableFunc(hosts, func(a, b *host) int { return cmp.Compare(a.level*step, b.level*step) })
+		return
+	}
+	next := make([]int, highest-lowest+2) // where the next of a level goes
+	for _, h := range hosts {
+		next[h.level*step-lowest+1]++
+	}
+	for i := 1; i < len(next); i++ {
+		next[i] += next[i-1]
+	}
+	for _, h := range hosts {
+		at := &next[h.level*step-lowest]
+		room[*at] = h
+		*at++
+	}
+	copy(hosts, room)
+}
+
+// spreadOf is where spread is among the rules; behind them if nowhere.
+func spreadOf(rules []rule) int {
+	for i := range rules {
+		if rules[i].name == "spread" {
+			return i
+		}
+	}
+	return len(rules)
 }
 
 func compare(rules []rule, a, b *host) int {
@@ -126,9 +191,9 @@ func because(rules []rule, h, next *host) string {
 		switch {
 		case r.cmp(h, next) == 0:
 		case r.show == nil:
-			return fmt.Sprintf("before %s by %s", next.Status.ID, r.name)
+			return "before " + next.Status.ID + " by " + r.name
 		default:
-			return fmt.Sprintf("before %s by %s: %s against %s", next.Status.ID, r.name, r.show(h), r.show(next))
+			return "before " + next.Status.ID + " by " + r.name + ": " + r.show(h) + " against " + r.show(next)
 		}
 	}
 	return ""

@@ -69,7 +69,7 @@ func (p Phase) String() string {
 // An intent that nobody has looked at since decides alone: what was seen
 // before an act says nothing of its effect, and a host that was just cordoned
 // must not be counted as in service because the sight is a second old.
-func PhaseOf(v View, now time.Time, l Limits) (Phase, string) {
+func PhaseOf(v *View, now time.Time, l Limits) (Phase, string) {
 	if v.Said.Word == WordHold {
 		return Held, v.Said.String()
 	}
@@ -129,7 +129,7 @@ func (i Intent) settled(l Limits) time.Time {
 // lookedAgain reports whether both the node and the power were read after the
 // last intent had settled. Power that cannot be read counts as read: the
 // attempt is what matters, and the phase will be Unknown for its own reason.
-func (v View) lookedAgain(l Limits) bool {
+func (v *View) lookedAgain(l Limits) bool {
 	if v.Verb == VerbNone {
 		return true
 	}
@@ -139,7 +139,7 @@ func (v View) lookedAgain(l Limits) bool {
 
 // power is the chassis power as far as fresh evidence goes. A node that
 // heart-beats proves that its chassis is on, whatever the BMC fails to say.
-func (v View) power(now time.Time, l Limits) Power {
+func (v *View) power(now time.Time, l Limits) Power {
 	if now.Sub(v.PowerAt) <= l.StaleAfter && v.Power != PowerUnknown {
 		return v.Power
 	}
@@ -151,12 +151,12 @@ func (v View) power(now time.Time, l Limits) Power {
 
 // powerReadable reports whether the BMC itself answered lately: without that
 // a host must not be taken out of service, since it could not be powered off.
-func (v View) powerReadable(now time.Time, l Limits) bool {
+func (v *View) powerReadable(now time.Time, l Limits) bool {
 	return v.Power != PowerUnknown && now.Sub(v.PowerAt) <= l.StaleAfter
 }
 
 // held reports whether a node is out of service by a hand that is not ours.
-func (v View) held() (bool, string) {
+func (v *View) held() (bool, string) {
 	n := v.Node
 	if n.Status == NodeAbsent || n.Eligible && !n.Draining {
 		return false, ""
@@ -189,11 +189,11 @@ func (v View) held() (bool, string) {
 
 // givenBack reports whether the last intent gave the host back, and is known to
 // have.
-func (v View) givenBack() bool {
+func (v *View) givenBack() bool {
 	return v.Verb == Enable && v.Err == "" && !v.Ambiguous && !v.SettledAt.IsZero()
 }
 
-func (v View) phaseOff(now time.Time, l Limits) (Phase, string) {
+func (v *View) phaseOff(now time.Time, l Limits) (Phase, string) {
 	since := now.Sub(v.Intent.At)
 	stopped := v.Verb == SoftOff || v.Verb == HardOff
 	switch {
@@ -217,20 +217,20 @@ func (v View) phaseOff(now time.Time, l Limits) (Phase, string) {
 
 // calledFor reports whether an operator asked for the host since the last act
 // on it, who may know that what ailed it was mended.
-func (v View) calledFor() bool {
+func (v *View) calledFor() bool {
 	return v.Said.Word == WordOn && v.Said.At.After(v.Intent.At)
 }
 
 // failures counts the boots that failed, with a power-on that the chassis has
 // not followed.
-func (v View) failures() int {
+func (v *View) failures() int {
 	if v.Verb == TurnOn && !v.NoCapacity {
 		return v.FailedBoots + 1
 	}
 	return v.FailedBoots
 }
 
-func (v View) phaseOn(now time.Time, l Limits) (Phase, string) {
+func (v *View) phaseOn(now time.Time, l Limits) (Phase, string) {
 	since := now.Sub(v.Intent.At)
 	if v.Verb == SoftOff || v.Verb == HardOff {
 		if v.Node.Status == NodeReady && v.Node.Eligible && since > l.SoftOffTimeout {
@@ -254,7 +254,7 @@ func (v View) phaseOn(now time.Time, l Limits) (Phase, string) {
 }
 
 // phaseJoined is the phase of a host whose node heart-beats and is not held.
-func (v View) phaseJoined(now time.Time, l Limits) (Phase, string) {
+func (v *View) phaseJoined(now time.Time, l Limits) (Phase, string) {
 	missing := v.missing(now, l)
 	switch {
 	case !v.joined(now, l):
@@ -276,7 +276,7 @@ func (v View) phaseJoined(now time.Time, l Limits) (Phase, string) {
 
 // phaseLeaving is the phase of a joined host that an operator wants out of
 // service.
-func (v View) phaseLeaving() (Phase, string) {
+func (v *View) phaseLeaving() (Phase, string) {
 	switch {
 	case v.Node.Eligible && !v.Node.Draining:
 		return Ready, v.Said.String()
@@ -286,7 +286,7 @@ func (v View) phaseLeaving() (Phase, string) {
 	return Draining, v.drainingWhy()
 }
 
-func (v View) drainingWhy() string {
+func (v *View) drainingWhy() string {
 	switch {
 	case v.Node.Draining:
 		return "draining" + v.loadWhy()
@@ -297,7 +297,7 @@ func (v View) drainingWhy() string {
 }
 
 // loadWhy says what a host that is on its way out still runs.
-func (v View) loadWhy() string {
+func (v *View) loadWhy() string {
 	if n := len(v.Node.Work); n > 0 {
 		return ", still runs " + v.Node.Work[0].String() + more(n-1)
 	}
@@ -309,20 +309,20 @@ func (v View) loadWhy() string {
 // a moment shows the readiness of its former life; what tells them apart is
 // that the node has changed since the power-on. One that is called ready all
 // the time that a boot may take was up all along, whatever its BMC said.
-func (v View) joined(now time.Time, l Limits) bool {
+func (v *View) joined(now time.Time, l Limits) bool {
 	former := v.Verb == TurnOn && v.Node.Index != 0 && v.Node.Index <= v.Intent.NodeIndex && !v.overdue(now, l)
 	return v.Node.Status == NodeReady && !former
 }
 
 // whole reports whether the host's client has registered, with all its GPUs.
-func (v View) whole(now time.Time, l Limits) bool {
+func (v *View) whole(now time.Time, l Limits) bool {
 	return v.joined(now, l) && v.Node.GPUs >= v.Host.GPUs
 }
 
 // drained reports whether our drain came to its end. A mark can be that of an
 // earlier drain, where the node was eligible again before we gave it back: if
 // nobody knows whether the last drain began, the node must have changed since.
-func (v View) drained() bool {
+func (v *View) drained() bool {
 	unsure := v.Verb == Drain && (v.SettledAt.IsZero() || v.Err != "")
 	if unsure && v.Node.Index != 0 && v.Node.Index <= v.Intent.NodeIndex {
 		return false
@@ -331,7 +331,7 @@ func (v View) drained() bool {
 }
 
 // missing says what a joined host still lacks to be whole; empty if nothing.
-func (v View) missing(now time.Time, l Limits) string {
+func (v *View) missing(now time.Time, l Limits) string {
 	switch {
 	case v.Node.GPUs < v.Host.GPUs:
 		return fmt.Sprintf("%d of %d GPUs are healthy", v.Node.GPUs, v.Host.GPUs)
@@ -342,7 +342,7 @@ func (v View) missing(now time.Time, l Limits) string {
 }
 
 // agent is the agent's status as far as fresh evidence goes.
-func (v View) agent(now time.Time, l Limits) AgentStatus {
+func (v *View) agent(now time.Time, l Limits) AgentStatus {
 	if now.Sub(v.AgentAt) > l.StaleAfter {
 		return AgentUnknown
 	}
@@ -350,18 +350,18 @@ func (v View) agent(now time.Time, l Limits) AgentStatus {
 }
 
 // tooYoung reports whether a host was not on for its least time yet.
-func (v View) tooYoung(now time.Time, l Limits) bool {
+func (v *View) tooYoung(now time.Time, l Limits) bool {
 	return !v.OnAt.IsZero() && now.Sub(v.OnAt) < l.MinOn
 }
 
 // overdue reports whether a booting host took longer than it may.
-func (v View) overdue(now time.Time, l Limits) bool {
+func (v *View) overdue(now time.Time, l Limits) bool {
 	return now.Sub(v.Intent.At) >= l.bootTimeout(v)
 }
 
 // movable reports whether all work on a host may be moved away by a drain, as
 // it is when there is none; and if not, what must stay.
-func (v View) movable(l Limits) (bool, string) {
+func (v *View) movable(l Limits) (bool, string) {
 	if v.Said.leave() || l.DrainWork == DrainAll {
 		return true, ""
 	}
@@ -375,7 +375,7 @@ func (v View) movable(l Limits) (bool, string) {
 
 // unused reports whether nobody uses a host's GPUs outside Nomad, as far as
 // its agent has to be asked; and if not, or if nobody knows, why.
-func (v View) unused(now time.Time, l Limits) (bool, string) {
+func (v *View) unused(now time.Time, l Limits) (bool, string) {
 	passing := v.agent(now, l) == AgentPassing
 	switch {
 	case l.Agent == AgentNone, l.Agent == AgentOptional && !passing:
@@ -391,7 +391,7 @@ func (v View) unused(now time.Time, l Limits) (bool, string) {
 }
 
 // idle reports whether a host could lose its power without losing anything.
-func (v View) idle(now time.Time, l Limits) bool {
+func (v *View) idle(now time.Time, l Limits) bool {
 	unused, _ := v.unused(now, l)
 	return unused && len(v.Node.Work) == 0
 }

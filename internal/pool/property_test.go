@@ -197,3 +197,40 @@ func genAsk(t *rapid.T) Ask {
 		GPUs:    rapid.IntRange(0, 3).Draw(t, "gpus"), Count: rapid.IntRange(0, 3).Draw(t, "count"),
 	}
 }
+
+// TestSpread: hosts that only spread tells apart are taken in the order of what
+// their domains come to, whether that is counted or compared.
+func TestSpread(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		step := rapid.SampledFrom([]int{1, -1}).Draw(t, "step")
+		rules := map[int][]rule{1: onRules, -1: offRules}[step]
+		domains := make([]*domain, 3)
+		for i := range domains {
+			domains[i] = &domain{on: rapid.SampledFrom([]int{0, 1, 2, 50}).Draw(t, "on")}
+		}
+		hosts := make([]*host, rapid.IntRange(0, 9).Draw(t, "hosts"))
+		for i := range hosts {
+			hosts[i] = &host{
+				View: new(View), kind: new(kind), index: i, domain: rapid.SampledFrom(domains).Draw(t, "domain"),
+				failed: rapid.IntRange(0, 1).Draw(t, "failed"), cycles: rapid.IntRange(0, 1).Draw(t, "cycles"),
+			}
+		}
+		line(hosts, rules)
+		spread(hosts, rules, step)
+		if !slices.IsSortedFunc(hosts, func(a, b *host) int { return compare(rules, a, b) }) {
+			t.Fatal("not in the order of the rules")
+		}
+		for _, d := range domains {
+			level := d.on
+			for _, h := range hosts {
+				if h.domain != d {
+					continue
+				}
+				if h.level != level {
+					t.Fatalf("a host is taken at level %d, its domain has come to %d", h.level, level)
+				}
+				level += step
+			}
+		}
+	})
+}

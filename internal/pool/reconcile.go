@@ -67,27 +67,28 @@ func Reconcile(now time.Time, want int, s Snapshot, l Limits) Decision {
 	r.drainOn()
 	r.shrink()
 	r.witness()
-	slices.SortFunc(r.d.Actions, func(a, b Action) int { return cmp.Compare(a.Host, b.Host) })
+	r.d.Actions = r.actions()
 	return r.d
 }
 
 // reconciler holds what the steps of one decision share.
 type reconciler struct {
-	now   time.Time
-	l     Limits
-	hosts []*host // sorted by ID
-	d     Decision
-	base  int // hosts that are wanted, besides those that stand by
-	most  int // that may be in service or on their way
+	now    time.Time
+	today  string // as Ledger.CyclesOn has it
+	l      Limits
+	hosts  []*host // sorted by ID
+	kinds  []*kind // sorted by name
+	spoken []*host // those of which an operator said something
+	cold   []*host // those that are off, in the line of onRules; nil until it is asked for
+	d      Decision
+	base   int // hosts that are wanted, besides those that stand by
+	most   int // that may be in service or on their way
 
-	ready    int                // hosts in service
-	coming   int                // hosts on their way to it, in time
-	booting  int                // hosts that boot or may, for the most that do at once
-	draining int                // hosts that are seen to drain and are not an operator's
-	idle     map[string]int     // hosts in service or coming that have no work, by class
-	on       map[string]int     // hosts that are not off for certain, by domain
-	watts    map[string]float64 // what they draw at most, by domain
-	dry      map[string]drought // by class
+	ready    int // hosts in service
+	coming   int // hosts on their way to it, in time
+	booting  int // hosts that boot or may, for the most that do at once
+	draining int // hosts that are seen to drain and are not an operator's
+	doing    int // actions so far
 
 	lastOn, lastOff time.Time // of any host of the pool
 	full            string    // why no further host may be powered on now; empty if one may
@@ -97,54 +98,69 @@ type reconciler struct {
 type host struct {
 	*View
 	Status
-	kind   Class
-	free   bool // last intent has been looked at since: something may be done
-	busy   bool // this decision already does something to it
-	comes  bool // it is in service, or on its way there in time
-	called bool // it is called back, now or as soon as it can be
 
 	// For the order in which hosts are taken: see order.go. They are worked out
 	// once, since hosts are many and compared often.
-	index      int     // in the order of IDs
-	domain     int     // a number for Domain
+	kind       *kind
+	domain     *domain
 	failed     int     // boots in a row
 	cycles     int     // power-ons today
 	efficiency float64 // watts per GPU in service; 0 if not known
-	level      int     // hosts that are on in its domain when its turn comes
 	lost       float64 // GPU-hours that its work would lose
-	awaited    bool    // it fits work that waits
+	index      int     // in the order of IDs
+	tier       int     // in line, of those that the rules before spread tell apart
+	level      int     // hosts that are on in its domain when its turn comes
 
-	passed string // why it was passed over
+	free    bool // last intent has been looked at since: something may be done
+	busy    bool // this decision already does something to it
+	comes   bool // it is in service, or on its way there in time
+	called  bool // it is called back, now or as soon as it can be
+	awaited bool // it fits work that waits
+
+	passed string  // why it was passed over
+	does   *Action // if it is busy
+}
+
+// kind is a class with what there is of it.
+type kind struct {
+	Class
+	name     string
+	idle     int     // hosts in service or coming that have no work
+	standing int     // hosts in service that have none
+	dry      drought // none if the provider is not known to have run out of it
+}
+
+// domain is what hosts share power in, and fail with.
+type domain struct {
+	on      int     // hosts that are not off for certain
+	watts   float64 // what they draw at most
+	budget  float64 // what they may draw
+	limited bool    // they may not draw more
+	level   int     // what on comes to while hosts are put in line
 }
 
 func newReconciler(now time.Time, s Snapshot, l Limits) *reconciler {
-	r := &reconciler{
-		now: now, l: l, dry: droughts(s.Hosts, now, l),
-		idle: make(map[string]int), on: make(map[string]int), watts: make(map[string]float64),
-		hosts: make([]*host, len(s.Hosts)),
+	r := &reconciler{now: now, today: date(now), l: l, hosts: make([]*host, len(s.Hosts))}
+	kinds, domains := make(map[string]*kind), make(map[string]*domain)
+	for name, dry := range droughts(s.Hosts, now, l) {
+		r.kindOf(name, kinds).dry = dry
 	}
 	all := make([]host, len(s.Hosts))
-	domains := make(map[string]int)
 	for i := range s.Hosts {
 		v := &s.Hosts[i]
-		st := statusOf(*v, now, l)
 		h := &all[i]
 		*h = host{
-			View: v, Status: st, kind: l.Classes[v.Class], free: v.lookedAgain(l),
-			failed: v.failures(), cycles: v.cyclesToday(now),
+			View: v, Status: statusOf(v, now, l), kind: r.kindOf(v.Class, kinds), domain: r.domainOf(v.Domain, domains),
+			free: v.lookedAgain(l), failed: v.failures(), cycles: v.cyclesOn(r.today),
 		}
 		h.efficiency = h.kind.RunWatts / float64(max(v.Host.GPUs, 1))
-		if _, known := domains[v.Domain]; !known {
-			domains[v.Domain] = len(domains)
-		}
-		h.domain = domains[v.Domain]
 		r.hosts[i] = h
-		r.enter(h, st.Phase, !st.Overdue)
-		if !v.dark(st.Phase, now, l) {
-			r.on[v.Domain]++
-			r.watts[v.Domain] += st.Watts
+		r.enter(h, h.Phase, !h.Overdue)
+		if !v.dark(h.Phase, now, l) {
+			h.domain.on++
+			h.domain.watts += h.Watts
 		}
-		if v.inRush(st.Phase, now, l) {
+		if v.inRush(h.Phase, now, l) {
 			r.booting++
 		}
 		r.lastOn = later(r.lastOn, v.OnAt)
@@ -155,12 +171,38 @@ func newReconciler(now time.Time, s Snapshot, l Limits) *reconciler {
 	for i, h := range r.hosts {
 		h.index = i
 		r.d.Hosts[i] = h.Status
+		if h.Said.Word != WordNone {
+			r.spoken = append(r.spoken, h)
+		}
 	}
+	slices.SortFunc(r.kinds, func(a, b *kind) int { return cmp.Compare(a.name, b.name) })
 	r.d.Ready = r.ready
 	return r
 }
 
-func statusOf(v View, now time.Time, l Limits) Status {
+// kindOf is the class of a name among those known, or a new one.
+func (r *reconciler) kindOf(name string, known map[string]*kind) *kind {
+	k := known[name]
+	if k == nil {
+		k = &kind{Class: r.l.Classes[name], name: name}
+		known[name] = k
+		r.kinds = append(r.kinds, k)
+	}
+	return k
+}
+
+// domainOf is the domain of a name among those known, or a new one.
+func (r *reconciler) domainOf(name string, known map[string]*domain) *domain {
+	d := known[name]
+	if d == nil {
+		d = new(domain)
+		d.budget, d.limited = r.l.Budgets[name]
+		known[name] = d
+	}
+	return d
+}
+
+func statusOf(v *View, now time.Time, l Limits) Status {
 	p, why := PhaseOf(v, now, l)
 	st := Status{
 		ID: v.Host.ID, Phase: p, Why: why, GPUs: v.Host.GPUs, GPUsBusy: v.Node.GPUsBusy(),
@@ -189,7 +231,7 @@ func (r *reconciler) count(h *host, p Phase, n int) {
 		r.coming += n
 	}
 	if h.comes && !h.loaded() {
-		r.idle[h.Host.Class] += n
+		h.kind.idle += n
 	}
 }
 
@@ -198,7 +240,7 @@ func (r *reconciler) await(h *host) {
 	h.comes = true
 	r.coming++
 	if !h.loaded() {
-		r.idle[h.Host.Class]++
+		h.kind.idle++
 	}
 }
 
@@ -208,22 +250,22 @@ func (r *reconciler) have() int { return r.ready + r.coming }
 // short is how many more hosts are wanted than there are, where those that
 // stand by are none that are wanted for anything else. It says nothing of a
 // class that has too few to stand by: other hosts are no help with that.
-func (r *reconciler) short() int { return r.base - r.have() + r.standing(r.idle) }
-
-// standing is how many hosts stand by, of those that have no work, by class.
-func (r *reconciler) standing(idle map[string]int) int {
-	n := 0
-	for name, c := range r.l.Classes {
-		n += min(c.Standby, idle[name])
+func (r *reconciler) short() int {
+	standing := 0
+	for _, k := range r.kinds {
+		standing += min(k.Standby, k.idle)
 	}
-	return n
+	return r.base - r.have() + standing
 }
 
 // act adds an action and counts the host where the action leads, so that a
 // place that one host leaves is free for another in the same decision.
 func (r *reconciler) act(h *host, do Verb, why string) {
-	r.record(h, do, why, h.Ledger.after(do, r.now))
+	r.record(h, do, why, r.after(h, do))
 }
+
+// after is a host's ledger once do is done.
+func (r *reconciler) after(h *host, do Verb) Ledger { return h.Ledger.after(do, r.now, r.today) }
 
 func (r *reconciler) record(h *host, do Verb, why string, ledger Ledger) {
 	h.busy = true
@@ -235,7 +277,22 @@ func (r *reconciler) record(h *host, do Verb, why string, ledger Ledger) {
 	if do.phase() == Booting {
 		r.booting++
 	}
-	r.d.Actions = append(r.d.Actions, Action{Host: h.Status.ID, Do: do, Why: why, Ledger: ledger})
+	h.does = &Action{Host: h.Status.ID, Do: do, Why: why, Ledger: ledger}
+	r.doing++
+}
+
+// actions are those of all hosts, sorted by host.
+func (r *reconciler) actions() []Action {
+	if r.doing == 0 {
+		return nil
+	}
+	actions := make([]Action, 0, r.doing)
+	for _, h := range r.hosts {
+		if h.does != nil {
+			actions = append(actions, *h.does)
+		}
+	}
+	return actions
 }
 
 // note says why things stay as they are, unless something was said already.
@@ -274,9 +331,9 @@ func (r *reconciler) finish() {
 // obey does what operators said of single hosts, as far as it takes nothing
 // that others do not take as well: see [Word].
 func (r *reconciler) obey() {
-	for _, h := range r.hosts {
+	for _, h := range r.spoken {
 		switch {
-		case h.Said.Word == WordNone || !h.free || h.busy:
+		case !h.free || h.busy:
 		case h.Said.Word == WordOn && h.Phase == Draining && h.Node.Status == NodeReady:
 			r.act(h, Enable, h.Said.String())
 		case h.Said.Word == WordOn && h.Phase == Off:
@@ -310,7 +367,7 @@ func (r *reconciler) giveUp(h *host) {
 	}
 	ledger := h.Ledger
 	ledger.FailedBoots++
-	why := fmt.Sprintf("it did not boot within %s, %d times now", r.l.bootTimeout(*h.View), ledger.FailedBoots)
+	why := fmt.Sprintf("it did not boot within %s, %d times now", r.l.bootTimeout(h.View), ledger.FailedBoots)
 	switch {
 	case h.Self:
 	case h.Node.Eligible:
@@ -325,7 +382,7 @@ func (r *reconciler) giveUp(h *host) {
 func (r *reconciler) off(h *host, how Verb, why string, ledger Ledger) {
 	if r.now.Sub(r.lastOff) >= r.l.Stagger {
 		r.lastOff = r.now
-		r.record(h, how, why, ledger.after(how, r.now))
+		r.record(h, how, why, ledger.after(how, r.now, r.today))
 	}
 }
 

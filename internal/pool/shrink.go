@@ -11,13 +11,12 @@ func (r *reconciler) shrink() {
 		return
 	}
 	var serving, able []*host
-	standing := make(map[string]int) // hosts in service without work, by class
 	for _, h := range r.hosts {
 		if h.Phase != Ready || h.busy || !h.free {
 			continue
 		}
 		if !h.loaded() {
-			standing[h.Host.Class]++
+			h.kind.standing++
 		}
 		serving = append(serving, h)
 		if h.passed = r.mustStay(h); h.passed == "" {
@@ -25,22 +24,28 @@ func (r *reconciler) shrink() {
 			able = append(able, h)
 		}
 	}
-	surplus := max(r.ready-r.base-r.standing(standing), r.ready-r.most)
+	standing := 0
+	for _, k := range r.kinds {
+		standing += min(k.Standby, k.standing)
+	}
+	surplus := max(r.ready-r.base-standing, r.ready-r.most)
 	tooMany := r.ready > r.most // which those that stand by are no exception to
 	room := newRooms(r.hosts)
-	for i, h := range sorted(able, offRules, r.on, -1) {
+	line(able, offRules)
+	spread(able, offRules, -1)
+	for i, h := range able {
 		if surplus <= 0 || r.draining >= r.l.MaxDraining {
 			return
 		}
 		switch {
-		case !h.loaded() && standing[h.Host.Class] <= h.kind.Standby && !tooMany:
+		case !h.loaded() && h.kind.standing <= h.kind.Standby && !tooMany:
 			h.passed = fmt.Sprintf("%d of class %s stand by", h.kind.Standby, h.Host.Class)
 			continue
 		case !room[h.Host.Class].move(h):
 			h.passed = "its work fits on no other host of its class"
 			continue
 		case !h.loaded():
-			standing[h.Host.Class]--
+			h.kind.standing--
 		}
 		why := fmt.Sprintf("%d wanted, %d in service, and %s", r.d.Want, r.d.Ready, load(h))
 		if i+1 < len(able) {

@@ -14,7 +14,7 @@ type drought struct {
 
 // refused reports whether a host's last power-on was refused for want of
 // capacity, and the host is not on all the same.
-func (v View) refused(now time.Time, l Limits) bool {
+func (v *View) refused(now time.Time, l Limits) bool {
 	on := v.Power == PowerOn && v.powerReadable(now, l) || v.joined(now, l)
 	return v.Verb == TurnOn && v.NoCapacity && !on
 }
@@ -76,19 +76,19 @@ func jitter(most time.Duration, format string, args ...any) time.Duration {
 
 // readOff reports whether a chassis was read as off lately, and is not about to
 // follow its power-on.
-func (v View) readOff(now time.Time, l Limits) bool {
+func (v *View) readOff(now time.Time, l Limits) bool {
 	told := v.Verb == TurnOn && v.Err == "" && now.Sub(v.Intent.At) < l.PowerConfirm
 	return v.Power == PowerOff && now.Sub(v.PowerAt) <= l.StaleAfter && v.lookedAgain(l) && !told
 }
 
 // dark reports whether a host, which is in phase p, draws no power for certain.
-func (v View) dark(p Phase, now time.Time, l Limits) bool {
+func (v *View) dark(p Phase, now time.Time, l Limits) bool {
 	return p == Off || p == Quarantined || v.Node.Status != NodeReady && v.readOff(now, l)
 }
 
 // watts is the most that a host draws: nothing if it is off for certain, its
 // peak while it may boot. A host whose power nobody knows counts as on.
-func (v View) watts(p Phase, now time.Time, l Limits) float64 {
+func (v *View) watts(p Phase, now time.Time, l Limits) float64 {
 	c := l.Classes[v.Class]
 	switch {
 	case v.dark(p, now, l):
@@ -105,7 +105,7 @@ func (c Class) peak() float64 { return max(c.BootWatts, c.RunWatts) }
 // inRush reports whether a host may be booting now, as far as the most that
 // boot at once is concerned: that its BMC went silent, or an operator took it
 // in hand, makes its boot no smaller.
-func (v View) inRush(p Phase, now time.Time, l Limits) bool {
+func (v *View) inRush(p Phase, now time.Time, l Limits) bool {
 	switch p {
 	case Booting:
 		return !v.overdue(now, l)

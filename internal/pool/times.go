@@ -114,4 +114,4 @@ func Learn(before, now Snapshot, l Limits) []Sample {
 }
 
 // emptied reports whether a drain of ours has ended with a node without work.
-func (v View) emptied() bool { return v.drained() && len(v.Node.Work) == 0 }
+func (v *View) emptied() bool { return v.drained() && len(v.Node.Work) == 0 }

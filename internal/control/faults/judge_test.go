@@ -36,6 +36,7 @@ type docket struct {
 	// eligible: its node was eligible then, or new.
 	eligible bool
 	acted    uint64 // revision that was acted on last
+	settled  bool   // the last record has its outcome
 	onAt     time.Time
 	before   time.Time      // the last power-on in the pool before that of this host
 	cycles   map[string]int // power-ons by day
@@ -90,7 +91,7 @@ func (j *judge) recorded(p *proc, m *machine, in pool.Intent) {
 	j.require(p.until.Sub(in.At) >= actTimeout, "%s: %s was recorded with %s left of the lease", m.id, in.Verb, p.until.Sub(in.At))
 	j.acts++
 	d.rev, d.verb, d.by, d.at = in.Rev, in.Verb, p, in.At
-	d.foreign, d.eligible = in.Foreign, in.Eligible
+	d.foreign, d.eligible, d.settled = in.Foreign, in.Eligible, false
 	switch in.Verb {
 	case pool.TurnOn:
 		j.require(l.Stagger == 0 || in.At.Sub(j.lastOn) >= l.Stagger, "%s: two power-ons within %s", m.id, in.At.Sub(j.lastOn))
@@ -119,16 +120,21 @@ func (j *judge) recorded(p *proc, m *machine, in pool.Intent) {
 	}
 }
 
-// settled notes an outcome.
+// settled notes an outcome, or what was seen later and put on record with it.
 func (j *judge) settled(m *machine, in pool.Intent) {
+	d := j.docket(m)
+	if d.settled {
+		j.w.say("%s: on record: joined %v, went off %v", m.id, in.JoinedAt.After(in.OnAt), in.StoppedAt.After(in.OffAt))
+		return
+	}
+	d.settled = true
 	j.w.say("%s: %s settled %s", m.id, in.Verb, in.Err)
 	// race: a soft off whose outcome is not known counts as sent.
-	if d := j.docket(m); in.Verb == pool.SoftOff && in.Ambiguous && !d.asked && in.StoppedAt.Before(in.At) {
+	if in.Verb == pool.SoftOff && in.Ambiguous && !d.asked {
 		d.asked, d.askedAt = true, in.At
 	}
 	if in.Verb == pool.TurnOn && in.NoCapacity {
 		j.refused[m.class] = j.w.now
-		d := j.docket(m)
 		j.inARow[m.class] = max(j.inARow[m.class], d.refusals+1)
 		d.cycles[in.At.UTC().Format(time.DateOnly)]-- // nothing was worn, and nothing drawn
 		if j.lastOn.Equal(in.At) {
@@ -435,7 +441,7 @@ func (j *judge) off(m *machine, c command, d *docket) {
 		j.require(!m.node.draining || m.node.operators, "%s: %s before the drain has ended", m.id, c.do)
 	}
 	// One that did not boot in its time goes off even if it joins meanwhile.
-	if m.joined && !d.onAt.IsZero() && !d.failed && !d.leaving {
+	if m.joined && m.readyAt.Before(c.sight.NodeAt) && !d.onAt.IsZero() && !d.failed && !d.leaving {
 		j.require(c.sent.Sub(d.onAt) >= l.MinOn, "%s: %s %s after its power-on", m.id, c.do, c.sent.Sub(d.onAt))
 	}
 	if hard {
