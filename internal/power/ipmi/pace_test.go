@@ -14,9 +14,9 @@ func TestPace(t *testing.T) {
 		"nothing seen":              {nil, firstWait, firstWait},
 		"quick":                     {[]time.Duration{ms, ms, 2 * ms}, leastWait, leastWait},
 		"no time at all":            {[]time.Duration{0}, leastWait, leastWait},
-		"far, seen once":            {[]time.Duration{100 * ms}, 300 * ms, 300 * ms},
-		"far and steady":            {[]time.Duration{200 * ms, 200 * ms, 200 * ms, 200 * ms, 200 * ms, 200 * ms}, 220 * ms, 320 * ms},
-		"slow for once":             {[]time.Duration{5 * ms, 5 * ms, 5 * ms, 400 * ms}, 400 * ms, 600 * ms},
+		"far, seen once":            {[]time.Duration{100 * ms}, 200 * ms, 200 * ms},
+		"far and steady":            {[]time.Duration{200 * ms, 200 * ms, 200 * ms, 200 * ms, 200 * ms, 200 * ms}, 250 * ms, 260 * ms},
+		"slow for once":             {[]time.Duration{5 * ms, 5 * ms, 5 * ms, 400 * ms}, 230 * ms, 300 * ms},
 		"slower than is waited for": {[]time.Duration{5 * time.Second}, mostWait, mostWait},
 	} {
 		var p pace
