@@ -14,6 +14,7 @@ SCHEDULES ?= 100000
 # Modules of their own, for the AWS SDK, which drives the simulators there.
 SDKTESTS := internal/power/ec2/sdktest internal/queue/sqs/sdktest
 DEMO ?= full
+ORIGINS ?= 40
 
 # What the built programs call themselves; the last commit where there is no tag.
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
@@ -77,6 +78,12 @@ lint: ## vet, format and lint
 .PHONY: bench
 bench: tools ## run the benchmarks, peers beside them where there are any
 	@go test -run '^$$' -bench . -benchmem ./internal/... ./agent/... ./plugins/...
+
+.PHONY: bench-r
+bench-r: ## compare the forecast with R's forecast package: make bench-r TRACES="a.csv b.csv"
+	@test -n "$(TRACES)" || { echo 'bench-r: give the traces: make bench-r TRACES="a.csv b.csv", CSV with offset_s,arrivals, longer than four days'; exit 2; }
+	@e2e/tools/packages.sh r
+	@go run ./internal/sim/rcompare --origins $(ORIGINS) $(TRACES)
 
 .PHONY: nightly
 nightly: ## 100,000 schedules of faults against the loop, and each safety rule removed in turn

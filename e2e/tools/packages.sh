@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# packages.sh [test|bench] installs the Debian packages that the demo needs, if
+# packages.sh [test|bench|r] installs the Debian packages that the demo needs, if
 # they are missing: a BMC simulator, an independent IPMI client and a C compiler
 # for the agent and the fake NVML library. With `test`, also what only tests use;
-# with `bench`, the peers that benchmarks compare with as well.
+# with `bench`, the peers that benchmarks compare with as well. With `r`, R and
+# its forecast package, and nothing else.
 set -euo pipefail
 
 say() { printf '%s\n' "packages: $*" >&2; }
@@ -10,6 +11,9 @@ say() { printf '%s\n' "packages: $*" >&2; }
 # What is needed is programs; they may have come another way.
 declare -A package=([ipmi_sim]=openipmi [ipmitool]=ipmitool [flock]=util-linux [gcc]=gcc)
 tests=${1-}
+if [[ $tests == r ]]; then
+	package=([Rscript]=r-base-core)
+fi
 if [[ $tests == bench ]]; then
 	tests=test
 	package[ipmipower]=freeipmi-tools # reads the power of racks
@@ -28,7 +32,9 @@ missing=()
 for program in "${!package[@]}"; do
 	PATH=$PATH:/usr/sbin:/sbin command -v "$program" >/dev/null || missing+=("${package[$program]}")
 done
-if ! echo '#include <stdio.h>' | "${CC:-gcc}" -E - >/dev/null 2>&1; then
+if [[ $tests == r ]]; then
+	Rscript -e 'quit(status = !requireNamespace("forecast", quietly = TRUE))' >/dev/null 2>&1 || missing+=(r-cran-forecast)
+elif ! echo '#include <stdio.h>' | "${CC:-gcc}" -E - >/dev/null 2>&1; then
 	missing+=(libc6-dev)
 fi
 if [[ $tests == test ]] && ! /usr/bin/python3 -c 'import sushy' 2>/dev/null; then

@@ -2,8 +2,11 @@
 // the same series, at the same origins, by pinball loss and by how many of the
 // values that came lie in the 90 % interval, with the CPU time of each.
 //
-//	apt-get install r-cran-forecast
-//	go run ./internal/sim/rcompare --origins 24 traces/*.csv
+//	make bench-r TRACES="a.csv b.csv"
+//
+// installs R and its package and runs
+//
+//	go run ./internal/sim/rcompare --origins 40 a.csv b.csv
 //
 // R fits anew at each origin, which takes seconds, so only every so many
 // minutes of the last half of a trace is an origin. What is forecast is the
@@ -49,7 +52,7 @@ func run(args []string, out io.Writer) error {
 		return err
 	}
 	if _, err := exec.LookPath("Rscript"); err != nil {
-		return errors.New("Rscript is missing: apt-get install r-cran-forecast")
+		return errors.New("Rscript is missing: e2e/tools/packages.sh r installs it")
 	}
 	if *origins < 1 || *origins > 10_000 || fl.NArg() == 0 {
 		return errors.New("give 1 to 10000 origins, and traces")
