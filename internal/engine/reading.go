@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
@@ -97,12 +98,12 @@ func ParseExposition(r io.Reader, p Profile) (Reading, error) {
 			wanted[s.Name] = true
 		}
 	}
-	text, _, err := sift(r, wanted, false)
-	if err != nil {
+	tools := siftings.Get().(*sifting)
+	defer tools.done()
+	if _, err := tools.sift(r, wanted, false); err != nil {
 		return Reading{}, err
 	}
-	parser := expfmt.NewTextParser(model.UTF8Validation)
-	families, err := parser.TextToMetricFamilies(bytes.NewReader(text))
+	families, err := tools.parser.TextToMetricFamilies(&tools.text)
 	if err != nil {
 		return Reading{}, fmt.Errorf("not Prometheus' text format: %w", err)
 	}
@@ -127,16 +128,39 @@ func ParseExposition(r io.Reader, p Profile) (Reading, error) {
 
 // ParseNames reads the names of all metrics in an exposition.
 func ParseNames(r io.Reader) ([]string, error) {
-	_, seen, err := sift(r, nil, true)
-	return seen, err
+	tools := siftings.Get().(*sifting)
+	defer tools.done()
+	return tools.sift(r, nil, true)
 }
 
-// sift passes the lines of the wanted metrics on, without exemplars, which
-// expfmt does not know. It reads every line and parses none: most servers say
-// far more than is wanted.
-func sift(r io.Reader, wanted map[string]bool, collect bool) (text []byte, seen []string, err error) {
-	lines := bufio.NewReaderSize(io.LimitReader(r, MaxBytes+1), MaxLine)
-	var out bytes.Buffer
+// sifting is what it takes to read an exposition. It is used again: servers are
+// read every second.
+type sifting struct {
+	lines  *bufio.Reader
+	text   bytes.Buffer // the lines that were wanted
+	parser expfmt.TextParser
+}
+
+var siftings = sync.Pool{New: func() any {
+	return &sifting{lines: bufio.NewReaderSize(nil, MaxLine), parser: expfmt.NewTextParser(model.UTF8Validation)}
+}}
+
+// done gives the tools back, unless they grew far beyond what a server commonly
+// says.
+func (t *sifting) done() {
+	if t.text.Cap() <= 256<<10 {
+		siftings.Put(t)
+	}
+}
+
+// sift keeps the lines of the wanted metrics, without exemplars, which expfmt
+// does not know, and returns the names of all if it is to collect them. It reads
+// every line and parses none: most servers say far more than is wanted.
+func (t *sifting) sift(r io.Reader, wanted map[string]bool, collect bool) (seen []string, err error) {
+	lines := t.lines
+	lines.Reset(io.LimitReader(r, MaxBytes+1))
+	defer lines.Reset(nil)
+	t.text.Reset()
 	names := map[string]bool{}
 	total := 0
 	var last []byte // name of the line before, of which there are commonly more
@@ -146,15 +170,16 @@ func sift(r io.Reader, wanted map[string]bool, collect bool) (text []byte, seen 
 		total += len(line)
 		switch {
 		case total > MaxBytes:
-			return nil, nil, fmt.Errorf("more than %d bytes", MaxBytes)
+			return nil, fmt.Errorf("more than %d bytes", MaxBytes)
 		case n > MaxLines:
-			return nil, nil, fmt.Errorf("more than %d lines", MaxLines)
+			return nil, fmt.Errorf("more than %d lines", MaxLines)
 		case errors.Is(err, bufio.ErrBufferFull):
-			return nil, nil, fmt.Errorf("line %d has more than %d bytes", n, MaxLine)
+			return nil, fmt.Errorf("line %d has more than %d bytes", n, MaxLine)
 		case err != nil && !errors.Is(err, io.EOF):
-			return nil, nil, err
+			return nil, err
 		}
-		if name := nameIn(line); !bytes.Equal(name, last) {
+		if len(last) == 0 || !about(line, last) {
+			name := nameIn(line)
 			last = append(last[:0], name...)
 			keep = wanted[string(name)] || wanted[string(withoutSuffix(name))]
 			if collect && len(name) > 0 && len(names) < maxSeries {
@@ -162,8 +187,8 @@ func sift(r io.Reader, wanted map[string]bool, collect bool) (text []byte, seen 
 			}
 		}
 		if keep {
-			out.Write(bytes.TrimRight(withoutExemplar(line), " \t\r\n"))
-			out.WriteByte('\n')
+			t.text.Write(bytes.TrimRight(withoutExemplar(line), " \t\r\n"))
+			t.text.WriteByte('\n')
 		}
 		if err != nil {
 			break
@@ -173,8 +198,15 @@ func sift(r io.Reader, wanted map[string]bool, collect bool) (text []byte, seen 
 		seen = append(seen, n)
 	}
 	slices.Sort(seen)
-	return out.Bytes(), seen, nil
+	return seen, nil
 }
+
+// about says whether a line is a series of a name.
+func about(line, name []byte) bool {
+	return len(line) > len(name) && endsName(line[len(name)]) && bytes.HasPrefix(line, name)
+}
+
+func endsName(c byte) bool { return c == '{' || c == ' ' || c == '\t' || c == '\r' || c == '\n' }
 
 // nameIn is the name that a line is about. Comments other than types are about
 // none.
@@ -187,8 +219,7 @@ func nameIn(line []byte) []byte {
 		line = rest
 	}
 	for i, c := range line {
-		switch c {
-		case '{', ' ', '\t', '\r', '\n':
+		if endsName(c) {
 			return line[:i]
 		}
 	}
