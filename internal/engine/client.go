@@ -27,6 +27,8 @@ type Target struct {
 	// Brief leaves counters and histograms out, which are most of what a
 	// server says.
 	Brief bool
+	// Mute leaves out to ask the server whether it sleeps.
+	Mute bool
 }
 
 // profile is the profile as far as it is asked for.
@@ -68,6 +70,9 @@ type Look struct {
 	Models []string // absent if the server does not list them
 	// Asleep is whether the server sleeps, nil if it does not tell.
 	Asleep *bool
+	// Mute is set when a server that is ready was asked whether it sleeps and
+	// has no such endpoint.
+	Mute bool
 	// Reading is what the server said of its load, nil if nothing could be
 	// taken; Err says why.
 	Reading *Reading
@@ -87,7 +92,7 @@ type ClientConfig struct {
 // proxy, reads no more than it must, and connects to no address but this host's.
 // It is safe for concurrent use.
 type Client struct {
-	http    *http.Client
+	http    *http.Transport // which follows no redirect
 	timeout time.Duration
 }
 
@@ -117,17 +122,14 @@ func NewClient(cfg ClientConfig) *Client {
 	}
 	return &Client{
 		timeout: timeout,
-		http: &http.Client{
-			Transport: &http.Transport{
-				DialContext:            dialer.DialContext,
-				DisableCompression:     true, // a bomb of zeros costs a server nothing
-				MaxIdleConnsPerHost:    2,
-				MaxConnsPerHost:        4,
-				IdleConnTimeout:        30 * time.Second,
-				ResponseHeaderTimeout:  timeout,
-				MaxResponseHeaderBytes: 16 << 10,
-			},
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		http: &http.Transport{
+			DialContext:            dialer.DialContext,
+			DisableCompression:     true, // a bomb of zeros costs a server nothing
+			MaxIdleConnsPerHost:    2,
+			MaxConnsPerHost:        4,
+			IdleConnTimeout:        30 * time.Second,
+			ResponseHeaderTimeout:  timeout,
+			MaxResponseHeaderBytes: 16 << 10,
 		},
 	}
 }
@@ -167,8 +169,9 @@ func (c *Client) Look(ctx context.Context, t Target) Look {
 		return look // no use in waiting for more of the same
 	}
 	c.load(ctx, t, &look)
-	if look.Asleep == nil && t.Profile.Sleep != nil && t.Profile.Sleep.State != "" {
-		look.Asleep = c.asleep(ctx, t)
+	if look.Asleep == nil && !t.Mute && t.Profile.Sleep != nil && t.Profile.Sleep.State != "" {
+		asleep, mute := c.asleep(ctx, t)
+		look.Asleep, look.Mute = asleep, mute && look.Health == Ready
 	}
 	if look.Health == Ready && t.Profile.Models != "" && (look.Asleep == nil || !*look.Asleep) {
 		if len(t.Models) > 0 {
@@ -234,21 +237,24 @@ func (c *Client) load(ctx context.Context, t Target, look *Look) {
 	look.Models = reading.Models
 }
 
-// asleep asks whether the server sleeps.
-func (c *Client) asleep(ctx context.Context, t Target) *bool {
+// asleep asks whether the server sleeps. mute is whether it cannot be asked.
+func (c *Client) asleep(ctx context.Context, t Target) (asleep *bool, mute bool) {
 	var found []any
 	status, err := c.get(ctx, t.Address, t.Profile.Sleep.State, func(r io.Reader) error {
 		doc, err := decode(r)
 		found = point(doc, t.Profile.Sleep.Pointer)
 		return err
 	})
+	if status == http.StatusNotFound {
+		return nil, true // started without it, commonly
+	}
 	if err != nil || status != http.StatusOK || len(found) != 1 {
-		return nil // started without it, commonly
+		return nil, false
 	}
 	if asleep, ok := found[0].(bool); ok {
-		return &asleep
+		return &asleep, false
 	}
-	return nil
+	return nil, false
 }
 
 // models asks which models are loaded. A server that lists none is not ready.
@@ -351,7 +357,7 @@ func (c *Client) do(ctx context.Context, method, address, path, body string, rea
 	if body != "" {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	resp, err := c.http.Do(req)
+	resp, err := c.http.RoundTrip(req)
 	if err != nil {
 		return 0, err
 	}
@@ -366,12 +372,8 @@ func (c *Client) do(ctx context.Context, method, address, path, body string, rea
 	return resp.StatusCode, nil
 }
 
-// plain is an error without the URL that it repeats.
+// plain is an error for people.
 func plain(err error) string {
-	var u *url.Error
-	if errors.As(err, &u) {
-		err = u.Err
-	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		return "no answer in time"
 	}

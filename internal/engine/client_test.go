@@ -185,6 +185,32 @@ func TestModelsAreAskedForOnce(t *testing.T) {
 	}
 }
 
+// TestMute: a server that has no answer to whether it sleeps says so, and is not
+// asked where the caller remembers that. One that is not ready yet, or has its
+// endpoint and fails, is not taken at its word.
+func TestMute(t *testing.T) {
+	for _, tt := range []struct {
+		health, sleeping http.HandlerFunc
+		mute             bool
+	}{
+		{status(200), http.NotFound, true},
+		{status(503), http.NotFound, false},
+		{status(200), status(500), false},
+		{status(200), text(`{"is_sleeping":false}`), false},
+	} {
+		s := serve(t, map[string]http.HandlerFunc{"GET /health": tt.health, "GET /metrics": file(t, "vllm-0.8.txt"), "GET /is_sleeping": tt.sleeping})
+		target := Target{Profile: profile(t, "vllm"), Address: s.addr(), Models: []string{"m"}}
+		c := NewClient(ClientConfig{})
+		if look := c.Look(t.Context(), target); look.Mute != tt.mute || s.asked.Load() != 3 {
+			t.Errorf("mute is %t after %d requests, want %t after 3", look.Mute, s.asked.Load(), tt.mute)
+		}
+		target.Mute = true
+		if look := c.Look(t.Context(), target); look.Asleep != nil || s.asked.Load() != 5 {
+			t.Errorf("asleep is %v after %d requests, want nothing known after 5", look.Asleep, s.asked.Load())
+		}
+	}
+}
+
 func TestSleepAndWake(t *testing.T) {
 	var did []string
 	note := func(code int) http.HandlerFunc {
