@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"sync"
 	"time"
 
 	consul "github.com/hashicorp/consul/api"
@@ -39,7 +40,8 @@ func serveHost(ctx context.Context, cfg config, log *slog.Logger) error {
 		Log:    log,
 	})
 	snapshot := describe(sampler, cfg.Node, log)
-	servers, err := watchInstances(cfg, snapshot, log)
+	lately := recent(snapshot, min(cfg.Period/2, time.Second/2))
+	servers, err := watchInstances(cfg, lately, log)
 	if err != nil {
 		_ = listener.Close()
 		return err
@@ -49,13 +51,13 @@ func serveHost(ctx context.Context, cfg config, log *slog.Logger) error {
 		_ = listener.Close()
 		return err
 	}
-	teller, err := tellNomad(cfg, snapshot, log)
+	teller, err := tellNomad(cfg, lately, log)
 	if err != nil {
 		_ = listener.Close()
 		return err
 	}
 	snapshot = servers.describe(snapshot)
-	registration, err := registrar(cfg, listener, snapshot, log)
+	registration, err := registrar(cfg, listener, lately, log)
 	if err != nil {
 		_ = listener.Close()
 		return err
@@ -149,6 +151,22 @@ func describe(sampler *gpu.Sampler, node string, log *slog.Logger) (snapshot fun
 		s.Node = node
 		s.Agent = fleet.Agent{Version: version, Uptime: now.Sub(started).Round(time.Millisecond).Seconds()}
 		return s
+	}
+}
+
+// recent is what was seen at most so long ago, for those who look for the state
+// of a GPU and not for how old a value is. All get the same one, and change
+// nothing in it.
+func recent(snapshot func() fleet.Snapshot, age time.Duration) func() fleet.Snapshot {
+	var mu sync.Mutex
+	var last fleet.Snapshot
+	return func() fleet.Snapshot {
+		mu.Lock()
+		defer mu.Unlock()
+		if time.Since(last.At) >= age {
+			last = snapshot()
+		}
+		return last
 	}
 }
 

@@ -54,6 +54,7 @@ type slot struct {
 	device   Device    // nil until it is opened
 	reopenAt time.Time // not before
 	samples  busySamples
+	shown    fleet.GPU // what is being looked at for being plausible; 3 kB that are used again
 	energy   struct {
 		joules float64
 		at     time.Time
@@ -196,7 +197,7 @@ func (s *slot) probe(i int) error {
 	next := s.facts
 	err := probes[i].read(s, &next)
 	if err == nil {
-		err = plausible(i, &next)
+		err = s.plausible(i, &next)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -214,11 +215,11 @@ func (s *slot) probe(i int) error {
 
 // plausible refuses facts that no reader would believe. A driver that tells one
 // absurd number must not cost the host all others.
-func plausible(i int, f *facts) error {
-	var g fleet.GPU
-	showMIG(f, fleet.Read{Quality: fleet.QualityOK}, &g) // which others add to
-	probes[i].show(f, fleet.Read{Quality: fleet.QualityOK}, &g)
-	if err := g.Check(); err != nil {
+func (s *slot) plausible(i int, f *facts) error {
+	s.shown = fleet.GPU{}
+	showMIG(f, fleet.Read{Quality: fleet.QualityOK}, &s.shown) // which others add to
+	probes[i].show(f, fleet.Read{Quality: fleet.QualityOK}, &s.shown)
+	if err := s.shown.Check(); err != nil {
 		return fmt.Errorf("the driver tells what cannot be: %w", err)
 	}
 	return nil

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
@@ -15,9 +14,6 @@ import (
 
 // watch looks at one instance until ctx ends.
 func (w *Watcher) watch(ctx context.Context, i *watched) {
-	sleep(ctx, rand.N(w.cfg.Period/4+1)) // servers that start at once are not looked at at once
-	ticker := time.NewTicker(w.cfg.Period)
-	defer ticker.Stop()
 	for undetected := 0; ctx.Err() == nil; {
 		known, running := w.turn(ctx, i)
 		pause := time.Duration(0)
@@ -28,11 +24,15 @@ func (w *Watcher) watch(ctx context.Context, i *watched) {
 			undetected = 0
 		}
 		sleep(ctx, pause)
-		select {
-		case <-ctx.Done():
-		case <-ticker.C:
-		}
+		sleep(ctx, time.Until(w.beat(time.Now())))
 	}
+}
+
+// beat is when the instances are looked at next. All are at once: a host that
+// wakes once a second has more time for its work than one that wakes for each.
+func (w *Watcher) beat(now time.Time) time.Time {
+	periods := now.Sub(w.began)/w.cfg.Period + 1
+	return w.began.Add(periods * w.cfg.Period)
 }
 
 // patience is how long at most it takes from one attempt to find out what a task
@@ -85,14 +85,15 @@ func (w *Watcher) turn(ctx context.Context, i *watched) (known, running bool) {
 	return true, run
 }
 
-// target is what to ask of an instance: its load each time, the counters and
-// histograms that rates and quantiles are made of every fifth time, and its models
-// every tenth.
+// target is what to ask of an instance: its load each time; the counters and
+// histograms that rates and quantiles are made of, and its models, every tenth time;
+// and whether it sleeps every sixtieth time if it could not be asked.
 func (i *watched) target() engine.Target {
 	t := engine.Target{Profile: i.profile, Address: i.address, Metrics: i.metrics}
 	i.looked++
-	t.Brief = i.looked%5 != 1
-	if i.machine.State.Ready() && i.looked%10 != 1 {
+	t.Mute = i.mute && i.looked%60 != 1
+	t.Brief = i.looked%10 != 1
+	if i.machine.State.Ready() && t.Brief {
 		t.Models = i.models
 	}
 	return t
@@ -127,6 +128,7 @@ func (w *Watcher) warmUp(ctx context.Context, i *watched, target engine.Target, 
 // note takes a look's news.
 func (i *watched) note(l engine.Look, now time.Time) {
 	i.probe = ""
+	i.mute = (i.mute || l.Mute) && l.Asleep == nil
 	if l.Err != nil {
 		i.probe = clean(l.Err.Error())
 	}
@@ -225,7 +227,7 @@ func (w *Watcher) unusable(i *watched) string {
 	if len(i.place.GPUs) == 0 {
 		return ""
 	}
-	for _, g := range w.cards() {
+	for _, g := range w.cfg.GPUs() {
 		switch {
 		case !slices.ContainsFunc(i.place.GPUs, func(id string) bool { return isOf(g, id) }):
 		case g.State == fleet.StateLost, g.State == fleet.StateUnresponsive:
@@ -240,13 +242,4 @@ func (w *Watcher) unusable(i *watched) string {
 // isOf says whether a device that Nomad gave away is a GPU or a part of it.
 func isOf(g fleet.GPU, id string) bool {
 	return g.UUID == id || slices.ContainsFunc(g.MIG.Devices, func(d fleet.MIGDevice) bool { return d.UUID == id })
-}
-
-// cards are the GPUs of a moment ago. To see them all takes longer than to see an
-// instance, and each instance is seen several times a second.
-func (w *Watcher) cards() []fleet.GPU {
-	if now := time.Now(); w.cfg.GPUs != nil && now.Sub(w.gpusAt) >= min(w.cfg.Period/4, 250*time.Millisecond) {
-		w.gpus, w.gpusAt = w.cfg.GPUs(), now
-	}
-	return w.gpus
 }

@@ -19,7 +19,7 @@ func (w *Watcher) gpuName(i *watched) string {
 	if len(i.place.GPUs) == 0 {
 		return ""
 	}
-	for _, g := range w.cards() {
+	for _, g := range w.cfg.GPUs() {
 		if isOf(g, i.place.GPUs[0]) && g.Name != "" {
 			return clean(g.Name)
 		}
@@ -56,21 +56,28 @@ func (w *Watcher) Instances(now time.Time) *fleet.Instances {
 	return out
 }
 
-// view is one instance as readers see it.
-func (w *Watcher) view(i *watched, now time.Time) fleet.Instance {
-	m := i.machine
+// identify is who an instance is, and its state.
+func (w *Watcher) identify(i *watched) fleet.Instance {
 	v := i.place
 	v.GPUName = w.gpuName(i)
 	v.Engine, v.Model, v.Address = i.profile.Name, first(i.models), i.address
 	v.Service = ServiceName(w.cfg.Pattern, orElse(i.settings.service, v.Job), v.Namespace)
-	v.State, v.For, v.Why, v.Changes = m.State, seconds(now.Sub(m.Since)), clean(m.Why), m.Changes
+	v.State = i.machine.State
+	if i.machine.Took > 0 {
+		took := seconds(i.machine.Took)
+		v.WarmUp = &took
+	}
+	return v
+}
+
+// view is one instance as readers see it.
+func (w *Watcher) view(i *watched, now time.Time) fleet.Instance {
+	m := i.machine
+	v := w.identify(i)
+	v.For, v.Why, v.Changes = seconds(now.Sub(m.Since)), clean(m.Why), m.Changes
 	v.Probe = i.probe
 	if i.problem != "" {
 		v.Probe = i.problem
-	}
-	if m.Took > 0 {
-		took := seconds(m.Took)
-		v.WarmUp = &took
 	}
 	if m.State == fleet.Warming {
 		if usual, known := w.learned.median(warmUpKey{orElse(v.Model, i.lastModel(w)), v.GPUName, fleet.Cold}); known {
@@ -144,7 +151,7 @@ func (w *Watcher) Entries() (list []register.Entry, all bool) {
 // entry is one instance as Consul is to know it. All of it changes with the
 // state only: load is not for Consul.
 func (w *Watcher) entry(i *watched) register.Entry {
-	v := w.view(i, time.Now())
+	v := w.identify(i)
 	host, port, _ := splitAddress(i.address)
 	e := register.Entry{
 		ID: v.ID, Name: v.Service, Address: host, Port: port,

@@ -24,11 +24,12 @@ type Config struct {
 	Allocs func(ctx context.Context, index uint64) ([]*api.Allocation, uint64, error)
 	// Servers asks the model servers.
 	Servers *engine.Client
-	// GPUs are the GPUs as they are now. It must not block.
+	// GPUs are the GPUs as they were a moment ago. It is called often, and must
+	// not block.
 	GPUs func() []fleet.GPU
 	// Pattern is the name of the Consul services; see [ServiceName].
 	Pattern string
-	Period  time.Duration // between looks at a server
+	Period  time.Duration // between looks at the servers, all of which are looked at at once
 	Rules   Rules
 	Log     *slog.Logger
 }
@@ -52,6 +53,7 @@ const (
 // Watcher knows the model servers of this host.
 type Watcher struct {
 	cfg     Config
+	began   time.Time
 	changed chan struct{}
 	running sync.WaitGroup
 
@@ -63,8 +65,6 @@ type Watcher struct {
 	left    map[string]register.Entry
 	leftAt  time.Time
 	learned learned
-	gpus    []fleet.GPU // as they were at gpusAt
-	gpusAt  time.Time
 }
 
 // watched is one instance.
@@ -77,6 +77,7 @@ type watched struct {
 	values   map[fleet.Signal]value
 	window   engine.Window
 	looked   int
+	mute     bool   // the process does not answer whether it sleeps
 	probe    string // why the last look failed
 	flaws    map[engine.Flaw]uint64
 	hold     string // why this one is to get no requests
@@ -95,7 +96,7 @@ type value struct {
 
 // New makes a watcher, which does nothing until Run.
 func New(cfg Config) *Watcher {
-	return &Watcher{cfg: cfg, changed: make(chan struct{}, 1), found: map[string]*watched{}, learned: learned{}}
+	return &Watcher{cfg: cfg, began: time.Now(), changed: make(chan struct{}, 1), found: map[string]*watched{}, learned: learned{}}
 }
 
 // Changed has a value when Entries changed.
@@ -243,7 +244,7 @@ func (w *Watcher) adopt(i *watched, left register.Entry, now time.Time) {
 
 // forget forgets what is about a process that is not there any more.
 func (i *watched) forget() {
-	i.models, i.probe, i.values, i.asleep = nil, "", map[fleet.Signal]value{}, false
+	i.models, i.probe, i.values, i.asleep, i.mute = nil, "", map[fleet.Signal]value{}, false, false
 	i.window.Reset()
 	i.looked = 0
 }

@@ -50,7 +50,7 @@ type InstancesConfig struct {
 	// not, no entry is taken out. It must not block.
 	Entries func() (list []Entry, all bool)
 	// Changed has a value when Entries changed. Without one, changes are seen
-	// within half a second.
+	// within a second.
 	Changed <-chan struct{}
 	Log     *slog.Logger
 }

@@ -77,7 +77,7 @@ func Judge(s fleet.Snapshot) Verdict {
 // Times that do not depend on the TTL.
 const (
 	callTimeout = 2 * time.Second
-	look        = 500 * time.Millisecond // between looks at the verdict
+	look        = time.Second // between looks at the verdict
 	// patience is how long the first verdict may be unknown. After it the
 	// agent registers with a warning, so that a driver that hangs from the
 	// start is seen.

@@ -74,13 +74,26 @@ func loadMetric(s fleet.Signal, doc string) (Metric, string) {
 	return Metric{"gpupool_instance_" + string(s), prometheus.GaugeValue, []string{"instance_id"}, doc}, ""
 }
 
-// loadMetrics has each metric of the signals once.
-func loadMetrics() []Metric {
-	var list []Metric
+// load is a signal, its metric, and its quantile, empty for a signal that is none.
+type load struct {
+	signal   fleet.Signal
+	metric   Metric
+	quantile string
+}
+
+var loads = func() (list []load) {
 	for _, s := range fleet.Signals {
-		m, _ := loadMetric(s.Signal, s.Doc)
-		if !slices.ContainsFunc(list, func(o Metric) bool { return o.Name == m.Name }) {
-			list = append(list, m)
+		m, q := loadMetric(s.Signal, s.Doc)
+		list = append(list, load{s.Signal, m, q})
+	}
+	return list
+}()
+
+// loadMetrics has each metric of the signals once.
+func loadMetrics() (list []Metric) {
+	for _, l := range loads {
+		if !slices.ContainsFunc(list, func(o Metric) bool { return o.Name == l.metric.Name }) {
+			list = append(list, l.metric)
 		}
 	}
 	return list
@@ -126,15 +139,13 @@ func collectInstance(i fleet.Instance, flaws map[engine.Flaw]uint64, send func(m
 			send(instanceFlaws, float64(n), i.ID, string(f.Flaw))
 		}
 	}
-	for _, s := range fleet.Signals {
-		v, known := i.Fresh(s.Signal)
-		m, q := loadMetric(s.Signal, s.Doc)
-		switch {
+	for _, l := range loads {
+		switch v, known := i.Fresh(l.signal); {
 		case !known:
-		case q != "":
-			send(m, v, i.ID, q)
+		case l.quantile != "":
+			send(l.metric, v, i.ID, l.quantile)
 		default:
-			send(m, v, i.ID)
+			send(l.metric, v, i.ID)
 		}
 	}
 }
