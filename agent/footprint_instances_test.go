@@ -68,6 +68,7 @@ func serving(b *testing.B, n int) *api.Allocation {
 	for _, name := range []string{"vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"} {
 		fmt.Fprintf(&text, "# TYPE %s gauge\n%s{engine=\"0\",model_name=\"m\"} 0.5\n", name, name)
 	}
+	text.WriteString("# TYPE vllm:engine_sleep_state gauge\nvllm:engine_sleep_state{engine=\"0\",model_name=\"m\",sleep_state=\"awake\"} 1.0\n")
 	for _, name := range []string{"time_to_first_token", "inter_token_latency", "request_queue_time", "e2e_request_latency", "request_prefill_time", "request_decode_time", "request_inference_time"} {
 		fmt.Fprintf(&text, "# TYPE vllm:%s_seconds histogram\n", name)
 		for le := range 30 {
@@ -80,10 +81,13 @@ func serving(b *testing.B, n int) *api.Allocation {
 	}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
+		case "/health":
 		case "/metrics":
 			_, _ = w.Write([]byte(text.String()))
 		case "/v1/models":
 			_, _ = w.Write([]byte(`{"data":[{"id":"m"}]}`))
+		default:
+			http.NotFound(w, r)
 		}
 	}))
 	b.Cleanup(server.Close)

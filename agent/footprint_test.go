@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/gpupool/gpupool/agent/nvmltest"
 	"github.com/gpupool/gpupool/internal/fleet"
 )
@@ -146,23 +148,18 @@ func freeAddress(b *testing.B) string {
 	return l.Addr().String()
 }
 
-// processorTime is what a process used of all processors; see proc(5).
+// processorTime is what a process used of all processors, to the nanosecond; see
+// clock_getcpuclockid(3). The times in /proc/PID/stat are counted at the ticks of
+// a clock that also wakes the agent, which makes them several times too long or
+// too short.
 func processorTime(b *testing.B, pid int) time.Duration {
 	b.Helper()
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
+	const scheduled = 2 // CPUCLOCK_SCHED
+	var used unix.Timespec
+	if err := unix.ClockGettime(int32(^pid<<3|scheduled), &used); err != nil {
 		b.Fatal(err)
 	}
-	fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
-	var ticks int
-	for _, f := range fields[11:13] { // utime and stime, in hundredths of a second
-		n, err := strconv.Atoi(f)
-		if err != nil {
-			b.Fatal(err)
-		}
-		ticks += n
-	}
-	return time.Duration(ticks) * 10 * time.Millisecond
+	return time.Duration(used.Nano())
 }
 
 // kilobytes is a field of /proc/PID/status.
