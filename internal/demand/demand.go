@@ -99,6 +99,12 @@ func (s Series) Window(from, to time.Time) Series {
 // the newest part of long series, so it looks there first.
 func (s Series) after(t time.Time) int {
 	lo, hi := 0, len(s)
+	switch {
+	case hi == 0 || s[0].At.After(t):
+		return 0
+	case !s[hi-1].At.After(t):
+		return hi
+	}
 	for step := 1; hi > 0; step *= 2 {
 		if i := hi - step; i <= 0 || !s[i].At.After(t) {
 			lo = max(i, 0)
