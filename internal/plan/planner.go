@@ -3,6 +3,7 @@ package plan
 import (
 	"fmt"
 	"math"
+	"strconv"
 	"time"
 
 	"github.com/gpupool/gpupool/internal/demand"
@@ -28,6 +29,8 @@ type Planner struct {
 	passed lately         // the signal without what waits, where it is mixed
 	model  *forecast.Model
 	replay *replay
+
+	weights []string // names of the terms for the experts' weights
 }
 
 // step is the distance of the values that forecasts are made from, where the
@@ -49,6 +52,7 @@ type target struct {
 	utilization float64 // of the recent load, where there is no quantile
 	probability float64 // of the quantile
 	beyond      float64 // share of the way to the next quantile
+	words       string  // what is planned for
 }
 
 // targets are all of them, from bold to cautious within each kind. The plain
@@ -56,13 +60,19 @@ type target struct {
 // replay finds that out.
 var targets = func() (all []target) {
 	for _, u := range []float64{1, 0.9, 0.8, 0.7, 0.6, 0.45, 0.3, 0.2} {
-		all = append(all, target{quantile: -1, utilization: u})
+		all = append(all, target{quantile: -1, utilization: u, words: fmt.Sprintf("the load now at %g %% utilization", 100*u)})
 	}
 	for i, q := range quantiles {
-		all = append(all, target{quantile: i, probability: q})
+		all = append(all, atQuantile(i, q))
 	}
 	return all
 }()
+
+// atQuantile is the target of that probability, which is at or beyond the i-th
+// quantile.
+func atQuantile(i int, probability float64) target {
+	return target{quantile: i, probability: probability, words: fmt.Sprintf("with probability %.4g no more", probability)}
+}
 
 // defaultTarget is planned for until the replay has something to say: the 0.95
 // quantile.
@@ -80,17 +90,12 @@ func (t target) units(recent float64, m *forecast.Model) float64 {
 	return recent / t.utilization
 }
 
-// String says what is planned for.
-func (t target) String() string {
-	if t.quantile >= 0 {
-		return fmt.Sprintf("with probability %.4g no more", t.probability)
-	}
-	return fmt.Sprintf("the load now at %g %% utilization", 100*t.utilization)
-}
-
 // NewPlanner returns a planner that has seen nothing.
 func NewPlanner(r Rules) *Planner {
 	p := &Planner{rules: r.withDefaults(), invalid: r.Validate()}
+	if p.invalid == nil {
+		p.invalid = p.rules.Validate()
+	}
 	for _, hold := range []time.Duration{5 * time.Minute, 15 * time.Minute, 30 * time.Minute} {
 		p.holds = append(p.holds, p.rules.stretched(min(hold, p.rules.Season/8)))
 	}
@@ -156,7 +161,7 @@ func (p *Planner) Decide(in Input) Decision {
 		signal = in.Load
 	}
 	p.mixed = !flow && r.Service > 0
-	if why := unusable(signal, in.Now, r); why != "" {
+	if why := stale(signal, in.Now, r); why != "" {
 		return hold(in, r, why)
 	}
 	if p.mixed {
@@ -318,7 +323,7 @@ func (p *Planner) predict(in Input, signal demand.Series, r Rules) Decision {
 	d.Terms = p.terms(s, c, waiting, drain)
 	d.Terms = append(d.Terms,
 		Term{"out", float64(out), "replicas", "for the forecast and the queue"},
-		Term{"keep", float64(keep), "replicas", fmt.Sprintf("most that forecasts asked for in the last %s", short(c.hold))},
+		Term{"keep", float64(keep), "replicas", "most that forecasts asked for in the last " + short(c.hold)},
 		Term{"count", float64(in.Count), "replicas", "wanted until now"},
 		Term{"want", float64(d.Count), "replicas", ""})
 	d.Reason = p.sentence(in, r, d, s, c, want, out, keep, drain, why)
@@ -335,20 +340,24 @@ func (p *Planner) terms(s situation, c candidate, waiting, drain float64) []Term
 		q = targets[defaultTarget]
 	}
 	own := p.replay.own()
-	terms := []Term{
+	terms := make([]Term, 0, 24)
+	terms = append(terms, []Term{
 		{"recent", s.recent, "units", "mean of the last " + p.rules.recently()},
 		{"expected", s.center, "units", "the experts' mix, one lead time ahead"},
 		{TermForecast, q.units(s.recent, p.model), "units", "upper quantile one lead time ahead"},
 		{TermQuantile, q.probability, "", "of that forecast"},
-		{"target", s.target, "units", p.replay.targets[c.target].String()},
+		{"target", s.target, "units", p.replay.targets[c.target].words},
 		{"waiting", waiting, "units", "in the queue now"},
 		{"drain", drain, "units", "capacity to be rid of the backlog one lead time ahead"},
 		{"drain_time", c.drainTime(p.rules).Seconds(), "s", "in which it shall be gone"},
 		{"hold", c.hold.Seconds(), "s", "how long surplus stays"},
 		{"replayed_late", own.late / max(p.replay.all, 1e-9), "", "share that was late in the replay"},
-	}
-	for _, w := range p.model.Weights() {
-		terms = append(terms, Term{"weight_" + w.Expert, w.Share, "", "of the expert in the mix"})
+	}...)
+	for i, w := range p.model.Weights() {
+		if i == len(p.weights) {
+			p.weights = append(p.weights, "weight_"+w.Expert)
+		}
+		terms = append(terms, Term{p.weights[i], w.Share, "", "of the expert in the mix"})
 	}
 	return terms
 }
@@ -369,11 +378,11 @@ func (p *Planner) whyKeep(in Input, signal demand.Series, c candidate, waited bo
 
 // sentence says what was decided in words that need no legend.
 func (p *Planner) sentence(in Input, r Rules, d Decision, s situation, c candidate, want, out, keep int, drain float64, why string) string {
-	need := fmt.Sprintf("%s will be needed in %s (%s)", number(s.target), short(r.Lead), p.replay.targets[c.target])
+	queue := ""
 	if drain > 0 {
-		need += fmt.Sprintf(" and %s to drain the queue", number(drain))
+		queue = " and " + number(drain) + " to drain the queue"
 	}
-	need += fmt.Sprintf(" of %s a replica", number(r.Units*r.Utilization))
+	need := number(s.target) + " will be needed in " + short(r.Lead) + " (" + p.replay.targets[c.target].words + ")" + queue + " of " + number(r.Units*r.Utilization) + " a replica"
 	var text string
 	switch {
 	case d.Rule == RuleStatic:
@@ -385,9 +394,9 @@ func (p *Planner) sentence(in Input, r Rules, d Decision, s situation, c candida
 	case out < d.Count && why != "":
 		text = fmt.Sprintf("keeping %d though %d would do: %s", d.Count, out, why)
 	case out < d.Count && keep >= d.Count:
-		text = fmt.Sprintf("keeping %d: %s, more was foreseen in the last %s", d.Count, need, short(c.hold))
+		text = "keeping " + strconv.Itoa(d.Count) + ": " + need + ", more was foreseen in the last " + short(c.hold)
 	default:
-		text = fmt.Sprintf("keeping %d: %s", d.Count, need)
+		text = "keeping " + strconv.Itoa(d.Count) + ": " + need
 	}
 	return text + limits(in, r, d.Count, want)
 }

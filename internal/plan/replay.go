@@ -59,7 +59,7 @@ func (s situation) out(r Rules, c candidate) (n int, drain float64) {
 		drain = work / c.drainTime(r).Seconds()
 		need = max(need, s.center+drain)
 	}
-	return replicas(need, r), drain
+	return replicas(need, &r), drain
 }
 
 // ahead is what will arrive within the lead time, and what of it may wait at its
@@ -70,7 +70,7 @@ func (s situation) ahead(r Rules, m manner) (arrives, may float64) {
 
 // replicas is how many have so many units, and the spares. A hundredth of one
 // starts no other: a forecast has tails, however steady demand is.
-func replicas(units float64, r Rules) int { return ceil(units/r.Units-0.01) + r.Spare }
+func replicas(units float64, r *Rules) int { return ceil(units/r.Units-0.01) + r.Spare }
 
 // replay tries every candidate on the demand that came, in pools that exist in
 // arithmetic only, and knows which would have been the cheapest of those that
@@ -173,7 +173,9 @@ func newsvendor(r Rules) target {
 	for i+2 < len(quantiles) && quantiles[i+1] <= q {
 		i++
 	}
-	return target{quantile: i, probability: q, beyond: (q - quantiles[i]) / (quantiles[i+1] - quantiles[i])}
+	t := atQuantile(i, q)
+	t.beyond = (q - quantiles[i]) / (quantiles[i+1] - quantiles[i])
+	return t
 }
 
 // longest is the longest hold time.

@@ -120,6 +120,11 @@ func unusable(signal demand.Series, now time.Time, r Rules) string {
 	if err := r.Validate(); err != nil {
 		return "the rules are not valid: " + oneLine(err)
 	}
+	return stale(signal, now, r)
+}
+
+// stale says why the signal does not tell about now; "" when it does.
+func stale(signal demand.Series, now time.Time, r Rules) string {
 	if len(signal) == 0 {
 		return "there is no demand sample"
 	}

@@ -64,10 +64,11 @@ func (p *replay) show(v float64, s situation, score bool) {
 			t.arrives[i][turn], t.may[i][turn] = s.ahead(p.rules, m)
 		}
 	}
+	r := &p.rules
 	for i, units := range p.planned {
-		need := units / p.rules.Utilization
-		out := replicas(need, p.rules)
-		p.most[i].add(clamp(out, p.rules))
+		need := units / r.Utilization
+		out := replicas(need, r)
+		p.most[i].add(max(min(out, r.Max), r.Min))
 		if turn < 0 {
 			continue
 		}
@@ -119,22 +120,35 @@ func newPool(lead int) pool {
 
 // play lets candidate c run pool w over the tape, from its i-th step on.
 func (p *replay) play(w *pool, c candidate, i int) {
-	t := &p.tape
 	d := p.decider(c)
-	units := p.rules.Units
-	for ; i < len(t.load); i++ {
-		if v := t.load[i]; w.backlog > 0 || !(v <= float64(w.ready)*units) || p.rules.Wait < 0 {
+	load, first := p.tape.load, p.tape.first
+	n := len(load)
+	weight, scored, turns := p.tape.weight[:n], p.tape.scored[:n], p.tape.turn[:n]
+	serves, count := p.capacity(w)
+	for ; i < n; i++ {
+		if !(load[i] <= serves) || w.backlog > 0 {
 			w.serve(p, i)
-		} else if t.scored[i] { // all is served as it comes
-			w.billed += t.weight[i] * float64(w.ready+w.starting)
+		} else if scored[i] { // all is served as it comes
+			w.billed += weight[i] * count
 		}
 		if w.starting > 0 {
-			w.advance(t.first + i)
+			w.advance(first + i)
+			serves, count = p.capacity(w)
 		}
-		if turn := t.turn[i]; turn >= 0 {
-			d.decide(w, t.first+i, turn, t.weight[i])
+		if turn := turns[i]; turn >= 0 && d.decide(w, first+i, turn, weight[i]) {
+			serves, count = p.capacity(w)
 		}
 	}
+}
+
+// capacity is the units that a pool serves without a queue, and the replicas
+// that are paid for.
+func (p *replay) capacity(w *pool) (units, replicas float64) {
+	units = float64(w.ready) * p.rules.Units
+	if p.rules.Wait < 0 { // all is late
+		units = -1
+	}
+	return units, float64(w.ready + w.starting)
 }
 
 // serve takes the load of a step and, where it is scored, notes what was late
@@ -211,19 +225,21 @@ func (p *replay) decider(c candidate) decider {
 }
 
 // decide starts and stops replicas of a pool at step k, as the decision in
-// earnest does.
-func (d *decider) decide(w *pool, k, turn int, weight float64) {
+// earnest does, and says whether it did.
+func (d *decider) decide(w *pool, k, turn int, weight float64) bool {
 	out, count := d.out[turn], w.ready+w.starting
 	work := w.backlog + d.arrives[turn] - d.units*(float64(w.ready)*d.lead+w.aged) - d.may[turn]
 	if work > 0 && d.drain > 0 {
 		if need := d.center[turn] + work/d.drain; need > d.need[turn] {
-			out = replicas(need, *d.rules)
+			out = replicas(need, d.rules)
 		}
 	}
 	if k-w.since >= d.part {
 		w.called[1], w.called[0], w.since = w.called[0], 0, k
 	}
-	w.called[0] = max(w.called[0], out)
+	if out > w.called[0] {
+		w.called[0] = out
+	}
 	want := out
 	if out < count {
 		keep := d.keep[turn]
@@ -235,9 +251,11 @@ func (d *decider) decide(w *pool, k, turn int, weight float64) {
 			want = count
 		}
 	}
-	if want = max(min(want, d.greatest), d.least); want != count {
-		w.resize(k, want, weight)
+	if want = max(min(want, d.greatest), d.least); want == count {
+		return false
 	}
+	w.resize(k, want, weight)
+	return true
 }
 
 // resize starts or stops replicas until as many as are wanted are ready or
