@@ -45,20 +45,7 @@ func BenchmarkFootprintWithInstances(b *testing.B) {
 		}
 		return ready == 8
 	})
-	before := processorTime(b, h.cmd.Process.Pid)
-	second := time.NewTicker(time.Second)
-	defer second.Stop()
-	began := time.Now()
-	for b.Loop() {
-		<-second.C
-		h.snapshot()
-		h.metrics()
-	}
-	used := processorTime(b, h.cmd.Process.Pid) - before
-	b.ReportMetric(100*used.Seconds()/time.Since(began).Seconds(), "%-of-a-core")
-	b.ReportMetric(kilobytes(b, h.cmd.Process.Pid, "VmRSS")/1024, "MiB-RSS")
-	b.ReportMetric(kilobytes(b, h.cmd.Process.Pid, "VmHWM")/1024, "MiB-peak-RSS")
-	b.ReportMetric(float64(threads(b, h.cmd.Process.Pid)), "threads")
+	h.footprint()
 }
 
 // serving is an allocation of a job, with a server that says as much as vLLM.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -20,11 +21,15 @@ import (
 	"github.com/gpupool/gpupool/internal/fleet"
 )
 
+// askEvery is how often the process is asked for all it knows.
+var askEvery = flag.Duration("footprint.ask", time.Second, "in BenchmarkFootprint, `time` from one scrape to the next, whole seconds")
+
 // BenchmarkFootprint is what the agent takes from its host. One operation is
-// one second of an agent that samples eight GPUs, each with a process, is
-// scraped once and answers its snapshot once; -benchtime 60x is a minute of
-// it. The processor time has that of the fake library in it, which reads its
-// file at every call.
+// one second of an agent that samples eight GPUs, each with a process;
+// -benchtime 60x is a minute of it, and 3600x an hour, in which it says each ten
+// minutes what it takes. Once a second, or as often as -footprint.ask says, it is
+// scraped and answers its snapshot. The processor time has that of the fake library
+// in it, which looks at its file at every call.
 //
 // Beside it runs its nearest peer, where there is one: nvidia_gpu_exporter
 // (github.com/utkuozdemir/nvidia_gpu_exporter) with its NVML backend, over the
@@ -38,10 +43,7 @@ func BenchmarkFootprint(b *testing.B) {
 		h.args = []string{"-period", "1s", "-consul", "off", "-nomad", "off"}
 		h.start()
 		h.sees("eight GPUs", func(s fleet.Snapshot) bool { return s.Usable() == 8 })
-		footprint(b, h.cmd.Process.Pid, func() {
-			h.snapshot()
-			h.metrics()
-		})
+		h.footprint()
 		size, err := http.Get("http://" + h.addr + fleet.SnapshotPath)
 		if err != nil {
 			b.Fatal(err)
@@ -95,25 +97,82 @@ func eightBusyGPUs() nvmltest.State {
 	return state
 }
 
-// footprint asks a process once a second, and reports what it took.
+// footprint is that of the agent, with its goroutines.
+func (h *host) footprint() {
+	b := h.TB.(*testing.B)
+	b.Helper()
+	before := h.goroutines()
+	footprint(b, h.cmd.Process.Pid, func() {
+		h.snapshot()
+		h.metrics()
+	})
+	after := h.goroutines()
+	b.ReportMetric(after, "goroutines")
+	b.ReportMetric(after-before, "goroutines-grown")
+}
+
+func (h *host) goroutines() float64 {
+	h.Helper()
+	m := regexp.MustCompile(`(?m)^go_goroutines (\d+)$`).FindStringSubmatch(h.metrics())
+	if m == nil {
+		h.Fatal("no go_goroutines")
+	}
+	n, _ := strconv.ParseFloat(m[1], 64) // digits
+	return n
+}
+
+// footprint lets a process be for a second an operation, asks it now and then, and
+// reports what it took. What has grown is what it holds at the end more than a
+// minute after the start, or than at the start of a shorter run.
 func footprint(b *testing.B, pid int, ask func()) {
 	b.Helper()
 	ask()
-	start := kilobytes(b, pid, "VmRSS")
+	first := taken(b, pid)
 	before := processorTime(b, pid)
 	second := time.NewTicker(time.Second)
 	defer second.Stop()
 	began := time.Now()
-	for b.Loop() {
+	for n := 1; b.Loop(); n++ {
 		<-second.C
-		ask()
+		if n%max(1, int(*askEvery/time.Second)) == 0 {
+			ask()
+		}
+		if n == 60 {
+			first = taken(b, pid)
+		}
+		if n%600 == 0 {
+			used := processorTime(b, pid) - before
+			b.Logf("after %d s: %s, %.2f %% of a core", n, taken(b, pid), 100*used.Seconds()/time.Since(began).Seconds())
+		}
 	}
 	used := processorTime(b, pid) - before
+	last := taken(b, pid)
 	b.ReportMetric(100*used.Seconds()/time.Since(began).Seconds(), "%-of-a-core")
-	b.ReportMetric(kilobytes(b, pid, "VmRSS")/1024, "MiB-RSS")
-	b.ReportMetric((kilobytes(b, pid, "VmRSS")-start)/1024, "MiB-grown")
+	b.ReportMetric(last.memory, "MiB-RSS")
 	b.ReportMetric(kilobytes(b, pid, "VmHWM")/1024, "MiB-peak-RSS")
-	b.ReportMetric(float64(threads(b, pid)), "threads")
+	b.ReportMetric(float64(last.threads), "threads")
+	b.ReportMetric(last.memory-first.memory, "MiB-grown")
+	b.ReportMetric(float64(last.files-first.files), "files-grown")
+	b.ReportMetric(float64(last.threads-first.threads), "threads-grown")
+}
+
+// holdings are what a process holds.
+type holdings struct {
+	memory         float64 // resident, MiB
+	files, threads int
+}
+
+func (h holdings) String() string {
+	return fmt.Sprintf("%.1f MiB resident, %d open files, %d threads", h.memory, h.files, h.threads)
+}
+
+func taken(b *testing.B, pid int) holdings {
+	b.Helper()
+	files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	if err != nil {
+		b.Fatal(err)
+	}
+	return holdings{kilobytes(b, pid, "VmRSS") / 1024, len(files), threads(b, pid)}
 }
 
 // series counts the series in an exposition.
