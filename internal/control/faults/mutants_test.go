@@ -132,7 +132,7 @@ var rules = []mutant{
 		{file: shrink, old: `if h.loaded() && h.Verb == Enable && r.now.Sub(h.Intent.At) < r.l.BootTimeout {`, new: `if false {`},
 	}},
 	{rule: "standby: they come", file: grow, old: `if k.idle < k.Standby {`, new: `if k.idle < k.Standby-99 {`},
-	{rule: "standby: they stay", file: shrink, old: `case !h.loaded() && h.kind.standing <= h.kind.Standby && !tooMany:`, new: `case false:`},
+	{rule: "standby: they stay", file: shrink, old: `case !h.loaded() && h.kind.standing <= h.kind.Standby && !tooMany:`, new: `case false && !tooMany:`},
 	{rule: "called back: the most in service", file: grow, old: `if r.have() < r.most && d.more()`, new: `if d.more()`},
 	{rule: "standby: others are no help", file: reconcile, old: `standing += min(k.Standby, k.idle)`, new: `standing += k.Standby`, also: []mutant{{file: shrink, old: `standing += min(k.Standby, k.standing)`, new: `standing += k.Standby`}}},
 	{rule: "standby: besides what is wanted", file: reconcile, old: `return r.base - r.have() + standing`, new: `return r.base - r.have() + 0*standing`},
@@ -300,7 +300,9 @@ func notice(out string) string {
 		if _, rest, ok := strings.Cut(line, "_test.go:"); ok {
 			_, rest, _ = strings.Cut(rest, ": ")
 			rest, _, _ = strings.Cut(strings.Trim(strings.TrimSpace(rest), `[]"`), `" "`)
-			return rest[:min(len(rest), 110)]
+			if rest != "" {
+				return rest[:min(len(rest), 110)]
+			}
 		}
 	}
 	return strings.TrimSpace(out[:min(len(out), 110)])
