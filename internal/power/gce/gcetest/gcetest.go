@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -38,6 +39,7 @@ func InstanceName(n int) string { return fmt.Sprintf("gpu-%d", n) }
 // Endpoint is one simulated endpoint.
 type Endpoint struct {
 	*cloudtest.Cloud
+	cloudtest.Operations
 
 	mu        sync.Mutex
 	queries   []string // of changes, "instances/gpu-1/stop?discardLocalSsd=true"
@@ -45,9 +47,7 @@ type Endpoint struct {
 	preempted map[string]time.Time
 	reject    int // requests to refuse the token of
 	lifetime  int // of tokens, in seconds
-	slow      time.Duration
-	fails     [2]string // code and message that operations end with
-	ops       map[string]time.Time
+	denied    []string
 }
 
 // Start starts an endpoint with instances that are stopped, InstanceName(1) if
@@ -57,7 +57,7 @@ func Start(t testing.TB, names ...string) *Endpoint {
 	if len(names) == 0 {
 		names = []string{InstanceName(1)}
 	}
-	e := &Endpoint{spot: make(map[string]bool), preempted: make(map[string]time.Time), ops: make(map[string]time.Time), lifetime: 3600}
+	e := &Endpoint{spot: make(map[string]bool), preempted: make(map[string]time.Time), lifetime: 3600}
 	e.Cloud = cloudtest.New(t, loopback.Options{}, e, names...)
 	return e
 }
@@ -103,11 +103,8 @@ func (e *Endpoint) set(f func()) {
 // Reject refuses the access token of the next n requests.
 func (e *Endpoint) Reject(n int) { e.set(func() { e.reject = n }) }
 
-// Slow makes operations go on for so long, and then end with an error unless
-// code is empty.
-func (e *Endpoint) Slow(d time.Duration, code, message string) {
-	e.set(func() { e.slow, e.fails = d, [2]string{code, message} })
-}
+// Deny takes a right of the service account, such as "compute.instances.start".
+func (e *Endpoint) Deny(right string) { e.set(func() { e.denied = append(e.denied, right) }) }
 
 // Spot makes an instance a spot instance, which was preempted at a time unless
 // that is zero.
@@ -163,7 +160,11 @@ func (e *Endpoint) Serve(c *cloudtest.Cloud, w http.ResponseWriter, r *http.Requ
 	case path == "operations" && r.Method == http.MethodGet:
 		e.operations(w)
 	case len(parts) == 2 && parts[0] == "operations" && r.Method == http.MethodGet:
-		e.operation(w, parts[1])
+		n := 0
+		_, _ = fmt.Sscanf(parts[1], operationName, &n) // there is none of number 0
+		e.operation(w, n)
+	case len(parts) == 3 && parts[0] == "instances" && parts[2] == "testIamPermissions" && r.Method == http.MethodPost:
+		e.permissions(w, r, parts[1])
 	case len(parts) == 3 && parts[0] == "instances" && r.Method == http.MethodPost:
 		e.change(w, r, parts[1], parts[2])
 	default:
@@ -261,36 +262,49 @@ func (e *Endpoint) change(w http.ResponseWriter, r *http.Request, name, verb str
 	if r.FormValue("noGracefulShutdown") == "true" {
 		do = cloudtest.HardStop
 	}
-	e.mu.Lock()
-	e.queries = append(e.queries, strings.TrimSuffix(strings.TrimPrefix(r.URL.RequestURI(), prefix), "?"))
-	slow, fails := e.slow, e.fails[0] != ""
-	op := fmt.Sprintf("operation-%d", len(e.queries))
-	e.ops[op] = time.Now().Add(slow)
-	e.mu.Unlock()
+	e.set(func() {
+		e.queries = append(e.queries, strings.TrimSuffix(strings.TrimPrefix(r.URL.RequestURI(), prefix), "?"))
+	})
+	n, fails := e.Begin()
 	if fails {
-		e.operation(w, op)
+		e.operation(w, n)
 		return
 	}
-	e.Change(w, name, do, func() { e.operation(w, op) })
+	e.Change(w, name, do, func() { e.operation(w, n) })
 }
 
-func (e *Endpoint) operation(w http.ResponseWriter, name string) {
-	e.mu.Lock()
-	until, ok := e.ops[name]
-	fails := e.fails
-	e.mu.Unlock()
-	if !ok {
+const operationName = "operation-%d"
+
+func (e *Endpoint) operation(w http.ResponseWriter, n int) {
+	over, failed, ok := e.Look(n)
+	o := object{"kind": "compute#operation", "name": fmt.Sprintf(operationName, n), "status": "DONE"}
+	switch {
+	case !ok:
+		e.Fail(w, cloudtest.NotFound)
+		return
+	case !over:
+		o["status"] = "RUNNING"
+	case failed != nil:
+		o["error"] = object{"errors": []object{{"code": failed.Code, "message": failed.Message}}}
+	}
+	write(w, http.StatusOK, o)
+}
+
+// permissions answers instances.testIamPermissions.
+func (e *Endpoint) permissions(w http.ResponseWriter, r *http.Request, name string) {
+	var asked struct{ Permissions []string }
+	if _, ok := e.Get(name); !ok || json.NewDecoder(r.Body).Decode(&asked) != nil {
 		e.Fail(w, cloudtest.NotFound)
 		return
 	}
-	o := object{"kind": "compute#operation", "name": name, "status": "DONE"}
-	switch {
-	case time.Now().Before(until):
-		o["status"] = "RUNNING"
-	case fails[0] != "":
-		o["error"] = object{"errors": []object{{"code": fails[0], "message": fails[1]}}}
+	e.mu.Lock()
+	has := slices.DeleteFunc(asked.Permissions, func(p string) bool { return slices.Contains(e.denied, p) })
+	e.mu.Unlock()
+	reply := object{}
+	if len(has) > 0 {
+		reply["permissions"] = has
 	}
-	write(w, http.StatusOK, o)
+	write(w, http.StatusOK, reply)
 }
 
 // Fail answers as Compute Engine does.

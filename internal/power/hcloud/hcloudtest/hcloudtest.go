@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/gpupool/gpupool/internal/power/cloud"
 	"github.com/gpupool/gpupool/internal/power/cloud/cloudtest"
@@ -25,12 +24,10 @@ func ServerID(n int) string { return strconv.Itoa(4711000 + n) }
 // Endpoint is one simulated endpoint. Its URL has the path /v1 besides.
 type Endpoint struct {
 	*cloudtest.Cloud
+	cloudtest.Operations // the actions
 
-	mu      sync.Mutex
-	actions map[int]time.Time // when they are over, by number
-	slow    time.Duration
-	fails   [2]string // code and message that actions end with
-	did     []string  // commands, in order
+	mu  sync.Mutex
+	did []string // commands, in order
 }
 
 // Start starts an endpoint with servers that are off, ServerID(1) if none are
@@ -40,17 +37,9 @@ func Start(t testing.TB, ids ...string) *Endpoint {
 	if len(ids) == 0 {
 		ids = []string{ServerID(1)}
 	}
-	e := &Endpoint{actions: make(map[int]time.Time)}
+	e := new(Endpoint)
 	e.Cloud = cloudtest.New(t, loopback.Options{}, e, ids...)
 	return e
-}
-
-// Slow makes actions go on for so long, and then end with an error unless code
-// is empty.
-func (e *Endpoint) Slow(d time.Duration, code, message string) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.slow, e.fails = d, [2]string{code, message}
 }
 
 // Commands are the actions that were asked for, in order.
@@ -134,10 +123,8 @@ func (e *Endpoint) change(w http.ResponseWriter, id, command string) {
 	}
 	e.mu.Lock()
 	e.did = append(e.did, command)
-	n := len(e.did)
-	e.actions[n] = time.Now().Add(e.slow)
-	fails := e.fails[0] != ""
 	e.mu.Unlock()
+	n, fails := e.Begin()
 	if fails {
 		e.action(w, n)
 		return
@@ -146,20 +133,16 @@ func (e *Endpoint) change(w http.ResponseWriter, id, command string) {
 }
 
 func (e *Endpoint) action(w http.ResponseWriter, n int) {
-	e.mu.Lock()
-	until, ok := e.actions[n]
-	fails := e.fails
-	e.mu.Unlock()
-	if !ok {
-		e.Fail(w, cloudtest.NotFound)
-		return
-	}
+	over, failed, ok := e.Look(n)
 	a := object{"id": n, "command": "start_server", "status": "success", "progress": 100, "started": "2026-11-01T12:00:00+00:00", "resources": []object{}, "error": nil}
 	switch {
-	case time.Now().Before(until):
+	case !ok:
+		e.Fail(w, cloudtest.NotFound)
+		return
+	case !over:
 		a["status"] = "running"
-	case fails[0] != "":
-		a["status"], a["error"] = "error", object{"code": fails[0], "message": fails[1]}
+	case failed != nil:
+		a["status"], a["error"] = "error", object{"code": failed.Code, "message": failed.Message}
 	}
 	write(w, http.StatusCreated, object{"action": a})
 }
