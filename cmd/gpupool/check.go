@@ -41,8 +41,9 @@ func newCheck() *cobra.Command {
 		Short: "Check an inventory, and all that it names, before it is trusted",
 		Long: `Check an inventory: its text; then, for each host, its credentials, whether its
 power controller answers, and what is unsafe about that (cipher suite 0, logins
-without a password, certificates, clocks, account locks); and whether Consul and
-Nomad know the pools and the hosts. It changes nothing. A controller is asked
+without a password, certificates, clocks, account locks, the rights of a cloud's
+credential); and whether Consul and Nomad know the pools and the hosts, and what
+time it is. It changes nothing. A controller is asked
 once or twice, and a refused password costs one login.
 
 The exit status is 1 if something is wrong, and 0 if there are warnings only.`,
@@ -109,7 +110,7 @@ func (f *checkFlags) check(ctx context.Context, path string) ([]row, error) {
 			rows = append(rows, f.consul(ctx, p)...)
 			rows = append(rows, f.nomad(ctx, p)...)
 		}
-		rows = append(rows, f.clock(ctx)...)
+		rows = append(rows, f.clocks(ctx)...)
 	}
 	slices.SortStableFunc(rows, func(a, b row) int {
 		return cmp.Or(cmp.Compare(a.Pool, b.Pool), cmp.Compare(a.Host, b.Host))
@@ -253,20 +254,25 @@ func nodeFinding(h inventory.Host, n pool.Node) power.Finding {
 	return f
 }
 
-// clock compares Nomad's clock with ours.
-func (f *checkFlags) clock(ctx context.Context) []row {
-	ctx, cancel := context.WithTimeout(ctx, f.timeout)
-	defer cancel()
-	nc, err := f.client()
-	if err != nil {
-		return nil // it was told with the pools
+// clocks compares the clocks of Consul and Nomad with ours. That they cannot be
+// asked is told with the pools.
+func (f *checkFlags) clocks(ctx context.Context) []row {
+	var rows []row
+	ask := func(whose string, clock func(context.Context) (time.Time, bool, error)) {
+		ctx, cancel := context.WithTimeout(ctx, f.timeout)
+		defer cancel()
+		asked := time.Now()
+		if at, ok, err := clock(ctx); err == nil && ok {
+			rows = append(rows, rowOf("", "", power.ApartFinding(whose, at, asked, time.Now())))
+		}
 	}
-	began := time.Now()
-	at, ok, err := nc.Clock(ctx)
-	if err != nil || !ok {
-		return nil
+	if cc, err := consul.New(f.cfg); err == nil {
+		ask("the clock of Consul at "+cc.Address(), cc.Clock)
 	}
-	return []row{rowOf("", "", power.ClockFinding("the server of Nomad", at, began))}
+	if nc, err := f.client(); err == nil {
+		ask("the clock of Nomad at "+nc.Address(), nc.Clock)
+	}
+	return rows
 }
 
 func (f *checkFlags) print(out io.Writer, rows []row) error {

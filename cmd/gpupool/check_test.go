@@ -3,10 +3,13 @@ package main
 import (
 	"encoding/json"
 	"errors"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/gpupool/gpupool/internal/consul/consultest"
 	"github.com/gpupool/gpupool/internal/nomad/nomadtest"
@@ -54,12 +57,18 @@ func TestCheck(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := make(map[string]string)
+	clocks := 0
 	for _, r := range rows {
 		got[r.Host+" "+r.Check] = r.Result + " " + r.What
+		if r.Host == "" && r.Check == "clock" && r.Result == "ok" {
+			clocks++
+		}
+	}
+	if clocks != 2 {
+		t.Errorf("%d clocks are right, want those of Consul and Nomad: %+v", clocks, rows)
 	}
 	for check, want := range map[string]string{
 		" Consul":              "ok answers; nobody acts on the pool",
-		" clock":               "ok the server of Nomad is",
 		"gpu-1 Nomad node":     "WRONG is ready with 1 of 2 healthy GPUs",
 		"gpu-2 Nomad node":     "warning Nomad knows no node gpu-2",
 		"gpu-1 power":          "ok off, after",
@@ -88,5 +97,37 @@ func TestCheck(t *testing.T) {
 	}
 	if _, err := gpupool(t, "check", broken); err == nil || !strings.Contains(err.Error(), `pools.hcl:2: pool "x": node_pol: there is no such setting; did you mean "node_pool"?`) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// Clocks that are apart are told, each with its mend; servers that say no time
+// are not.
+func TestCheckClocks(t *testing.T) {
+	server := func(date string) string {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header()["Date"] = nil
+			if date != "" {
+				w.Header().Set("Date", date)
+			}
+			_, _ = w.Write([]byte(`"127.0.0.1:8300"`))
+		}))
+		t.Cleanup(s.Close)
+		return s.URL
+	}
+	at := func(d time.Duration) string { return time.Now().Add(d).UTC().Format(http.TimeFormat) }
+	f := checkFlags{timeout: 10 * time.Second}
+	clocks := func(ofConsul, ofNomad string) string {
+		f.cfg.Address, f.address = server(ofConsul), server(ofNomad)
+		var all []string
+		for _, r := range f.clocks(t.Context()) {
+			all = append(all, r.Check+" "+r.Result+": "+r.What+"; "+r.Mend)
+		}
+		return strings.Join(all, "\n")
+	}
+	contains(t, "both apart", clocks(at(-time.Hour), at(time.Minute)),
+		"clock warning: the clock of Consul at http://127.0.0.1", " is 1h0m0s behind this machine's; set both by NTP",
+		"clock warning: the clock of Nomad at http://127.0.0.1", " ahead of this machine's; set both by NTP")
+	if got := clocks("", "yesterday"); got != "" {
+		t.Errorf("of servers that do not say: %s", got)
 	}
 }

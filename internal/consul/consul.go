@@ -131,7 +131,7 @@ func New(cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("consul at %s: %w", addr, err)
 	}
-	hc.Transport = httplimit.Transport{Base: hc.Transport, Max: maxBody}
+	hc.Transport = dated{httplimit.Transport{Base: hc.Transport, Max: maxBody}}
 	ac.HttpClient = hc
 	cl, err := api.NewClient(ac)
 	if err != nil {

@@ -51,3 +51,21 @@ func ClockFinding(whose string, theirs, ours time.Time) Finding {
 	}
 	return Finding{About: about, What: fmt.Sprintf("%s is %s off", whose, skew)}
 }
+
+// maxApart is how far the clocks of machines may be apart that tell each other
+// times: when a host was last seen, until when a lease or a token is good.
+const maxApart = 3 * time.Second
+
+// ApartFinding judges a clock that a service told to the second, as HTTP's Date
+// does, when it was asked between two moments of ours.
+func ApartFinding(whose string, date, asked, answered time.Time) Finding {
+	const about, mend = "clock", "set both by NTP; chronyc tracking, or timedatectl, tells which is wrong"
+	ahead, behind := date.Sub(answered), asked.Sub(date.Add(time.Second)) // at least, each
+	switch {
+	case ahead > maxApart:
+		return Finding{Warning, about, fmt.Sprintf("%s is %s ahead of this machine's", whose, ahead.Round(time.Second)), mend}
+	case behind > maxApart:
+		return Finding{Warning, about, fmt.Sprintf("%s is %s behind this machine's", whose, behind.Round(time.Second)), mend}
+	}
+	return Finding{About: about, What: fmt.Sprintf("%s and this machine's are not seen to be more than %s apart", whose, maxApart)}
+}

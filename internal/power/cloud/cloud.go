@@ -42,6 +42,10 @@ type API interface {
 	Start(ctx context.Context, id string, was Instance) error
 	// Stop turns it off.
 	Stop(ctx context.Context, id string, was Instance, how power.Off) error
+	// Rights says which of the rights that Start and Stop want the credential
+	// lacks, in the cloud's own words, and changes nothing. It is
+	// [power.ErrUnsupported] where the cloud does not tell without doing it.
+	Rights(ctx context.Context, id string) (lacks []string, err error)
 	// Close closes connections.
 	Close()
 }
@@ -134,6 +138,8 @@ type Config struct {
 	// may share an API, and Open opens that. It sends nothing.
 	Account any
 	Open    func() (API, error)
+	// Trust is whose certificate is good, of the endpoint.
+	Trust https.Trust
 	// Most is how many instances one Read may be for.
 	Most int
 	// Limits are those of each instance; AuthBackoff is for the account.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/gpupool/gpupool/internal/power"
@@ -64,6 +65,7 @@ func (c Config) Identity() string { return "ec2:" + c.Region + "/" + c.InstanceI
 type settings struct {
 	region   string
 	endpoint url.URL
+	aws      bool // the endpoint is one of AWS
 	metadata url.URL
 	trust    https.Trust
 	key      keys // empty for the machine's role
@@ -113,9 +115,18 @@ func (c *Config) parse() (s settings, limits power.Limits, err error) {
 	}.Read(&m)
 	if endpoint != nil {
 		s.endpoint = *endpoint
+		s.aws = ofAWS(endpoint.Hostname())
 	}
 	s.limits = limits
 	return s, limits, m.Err()
+}
+
+// ofAWS says whether a host is one of AWS: "Amazon EC2 service endpoints" in its
+// Developer Guide.
+func ofAWS(host string) bool {
+	return slices.ContainsFunc([]string{".amazonaws.com", ".amazonaws.com.cn", ".api.aws", ".api.amazonwebservices.com.cn"}, func(domain string) bool {
+		return strings.HasSuffix(strings.ToLower(host), domain)
+	})
 }
 
 // domain is that of the partition of a region.

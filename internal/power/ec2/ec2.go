@@ -50,7 +50,7 @@ func New(c Config) (*cloud.Driver, error) {
 	}
 	return cloud.New(cloud.Config{
 		Driver: "ec2", ID: c.InstanceID, Where: c.InstanceID + " in " + c.Region, Identity: c.Identity(),
-		Account: s, Open: func() (cloud.API, error) { return newAPI(s) }, Most: most, Limits: limits,
+		Account: s, Open: func() (cloud.API, error) { return newAPI(s) }, Trust: s.trust, Most: most, Limits: limits,
 	})
 }
 
@@ -131,6 +131,34 @@ func (a *api) change(ctx context.Context, id string, form url.Values) error {
 	return a.send(ctx, form, &changeReply{id: id})
 }
 
+// These are what EC2 answers to a DryRun: the request would have been carried
+// out, or it would not because of the credential's policies.
+var (
+	errWould  = errors.New("it would have been done")
+	errDenied = fmt.Errorf("%w", power.ErrRefused)
+)
+
+// Rights asks for dry runs of what Start and Stop send. Only AWS itself is asked:
+// another service that speaks its language, and has not heard of DryRun, would
+// just do it.
+func (a *api) Rights(ctx context.Context, id string) ([]string, error) {
+	if !a.settings.aws {
+		return nil, fmt.Errorf("%w: a dry run is asked of AWS itself only, and the endpoint is another", power.ErrUnsupported)
+	}
+	var lacks []string
+	for _, action := range []string{"StartInstances", "StopInstances"} {
+		switch err := a.change(ctx, id, url.Values{"Action": {action}, "DryRun": {"true"}}); {
+		case errors.Is(err, errDenied):
+			lacks = append(lacks, "ec2:"+action)
+		case err == nil:
+			return nil, fmt.Errorf("%w: it took a dry run of %s for the thing", power.ErrUnreachable, action)
+		case !errors.Is(err, errWould):
+			return nil, err
+		}
+	}
+	return lacks, nil
+}
+
 // reply is what an action answers.
 type reply interface {
 	// check says what is wrong with it.
@@ -164,7 +192,7 @@ func (a *api) exchange(ctx context.Context, key keys, form url.Values, into repl
 		return fmt.Errorf("%w: nothing was sent: %w", power.ErrUnreachable, err)
 	}
 	answer := cloud.Answer{
-		Change: form.Get("Action") != "DescribeInstances", Seen: seen,
+		Change: form.Get("Action") != "DescribeInstances" && !form.Has("DryRun"), Seen: seen,
 		Secrets: []power.Secret{key.secret, key.token, key.id},
 	}
 	status, body, err := https.Send(a.http, req)
@@ -313,7 +341,8 @@ var rules = cloud.Rules{
 		"AuthFailure", "InvalidClientTokenId", "SignatureDoesNotMatch", "UnrecognizedClientException", "InvalidAccessKeyId", "IncompleteSignature",
 		"MissingAuthenticationToken", "ExpiredToken", "ExpiredTokenException", "Blocked", "PendingVerification", "OptInRequired"),
 	cloud.Means(power.ErrUnreachable, "set the clock of this machine: the request looks old to AWS", "RequestExpired"),
-	cloud.Means(power.ErrRefused, "the policy of the credential lacks ec2:DescribeInstances, ec2:StartInstances or ec2:StopInstances",
+	cloud.Means(errWould, "", "DryRunOperation"),
+	cloud.Means(errDenied, "the policy of the credential lacks ec2:DescribeInstances, ec2:StartInstances or ec2:StopInstances",
 		"UnauthorizedOperation", "AccessDenied", "AccessDeniedException"),
 	cloud.Means(power.ErrRefused, "", "IncorrectInstanceState", "IncorrectState", "InvalidState", "OperationNotPermitted"),
 	cloud.Means(power.ErrUnsupported, "this instance cannot do that",

@@ -47,6 +47,12 @@ func TestCloud(t *testing.T) {
 		Open: func(c *cloudtest.Cloud, id string) (power.Driver, error) {
 			return ec2.New(config(&ec2test.Endpoint{Cloud: c}, id))
 		},
+		OpenInsecure: func(c *cloudtest.Cloud, id string) (power.Driver, error) {
+			cfg := config(&ec2test.Endpoint{Cloud: c}, id)
+			cfg.CAFile, cfg.InsecureSkipVerify = "", true
+			return ec2.New(cfg)
+		},
+		Rights:   "a dry run is asked of AWS itself only",
 		IsChange: func(r *http.Request) bool { return !cloudtest.HasInBody(r, "Action=Describe") },
 		Phases:   []cloud.Phase{cloud.Starting, cloud.Stopping, cloud.Leaving, cloud.Gone, cloud.Unknown},
 		Secret:   ec2test.SecretAccessKey,

@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -42,7 +43,7 @@ func New(c Config) (*cloud.Driver, error) {
 	}
 	return cloud.New(cloud.Config{
 		Driver: "gce", ID: c.Instance, Where: c.Instance + " in " + c.Project + "/" + c.Zone, Identity: c.Identity(),
-		Account: s, Open: func() (cloud.API, error) { return newAPI(s) }, Most: most, Limits: s.limits,
+		Account: s, Open: func() (cloud.API, error) { return newAPI(s) }, Trust: s.trust, Most: most, Limits: s.limits,
 	})
 }
 
@@ -109,7 +110,7 @@ func (a *api) Read(ctx context.Context, ids []string) (map[string]cloud.Instance
 	var all []instance
 	for range pages {
 		var list instanceList
-		if err := a.send(ctx, call{http.MethodGet, "instances", query}, &list); err != nil {
+		if err := a.send(ctx, call{method: http.MethodGet, path: "instances", query: query}, &list); err != nil {
 			return nil, err
 		}
 		all = append(all, list.Items...)
@@ -142,10 +143,34 @@ func (a *api) Stop(ctx context.Context, id string, _ cloud.Instance, how power.O
 	return a.change(ctx, id, "stop", query)
 }
 
+// rights are what Start and Stop want.
+var rights = []string{"compute.instances.start", "compute.instances.stop"}
+
+// Rights asks which of them the credential has: instances.testIamPermissions.
+func (a *api) Rights(ctx context.Context, id string) ([]string, error) {
+	body, err := json.Marshal(map[string][]string{"permissions": rights})
+	if err != nil {
+		return nil, err
+	}
+	var has permissions
+	if err := a.send(ctx, call{method: http.MethodPost, path: "instances/" + id + "/testIamPermissions", body: body}, &has); err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(slices.Clone(rights), func(r string) bool { return slices.Contains(has.Permissions, r) }), nil
+}
+
+// permissions is the answer to instances.testIamPermissions: those asked for
+// that the caller has.
+type permissions struct {
+	Permissions []string `json:"permissions"`
+}
+
+func (*permissions) check() error { return nil }
+
 // change makes a change and watches what becomes of it.
 func (a *api) change(ctx context.Context, id, verb string, query url.Values) error {
 	var op operation
-	if err := a.send(ctx, call{http.MethodPost, "instances/" + id + "/" + verb, query}, &op); err != nil {
+	if err := a.send(ctx, call{method: http.MethodPost, path: "instances/" + id + "/" + verb, query: query}, &op); err != nil {
 		return err
 	}
 	if over, err := op.ended(a); over {
@@ -153,7 +178,7 @@ func (a *api) change(ctx context.Context, id, verb string, query url.Values) err
 	}
 	return cloud.Follow(ctx, a.settings.wait, func(ctx context.Context) (bool, error) {
 		var now operation
-		if err := a.send(ctx, call{http.MethodGet, "operations/" + url.PathEscape(op.Name), nil}, &now); err != nil {
+		if err := a.send(ctx, call{method: http.MethodGet, path: "operations/" + url.PathEscape(op.Name)}, &now); err != nil {
 			return false, nil //nolint:nilerr // that it cannot be read does not end it
 		}
 		return now.ended(a)
@@ -170,6 +195,7 @@ type reply interface {
 type call struct {
 	method, path string
 	query        url.Values
+	body         []byte // of a question, which changes nothing; nil for none
 }
 
 // send sends one request, and reads the reply. One that the token was too old
@@ -193,12 +219,15 @@ func (a *api) exchange(ctx context.Context, token power.Secret, c call, into rep
 	u.Path += "/compute/v1/projects/" + a.settings.project + "/zones/" + a.settings.zone + "/" + c.path
 	u.RawQuery = c.query.Encode()
 	ctx, seen := https.Watch(ctx)
-	req, err := http.NewRequestWithContext(ctx, c.method, u.String(), nil)
+	req, err := http.NewRequestWithContext(ctx, c.method, u.String(), bytes.NewReader(c.body))
 	if err != nil {
 		return 0, fmt.Errorf("%w: nothing was sent: %w", power.ErrUnreachable, err)
 	}
 	req.Header.Set("Authorization", "Bearer "+token.Reveal())
-	answer := cloud.Answer{Change: c.method == http.MethodPost, Seen: seen, Secrets: []power.Secret{token}}
+	if c.body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	answer := cloud.Answer{Change: c.method == http.MethodPost && c.body == nil, Seen: seen, Secrets: []power.Secret{token}}
 	status, body, err := https.Send(a.http, req)
 	switch {
 	case err != nil:
@@ -325,7 +354,7 @@ func (a *api) preemptions(ctx context.Context) (map[string]time.Time, error) {
 		"maxResults": {"200"},
 	}
 	var list operationList
-	if err := a.send(ctx, call{http.MethodGet, "operations", query}, &list); err != nil {
+	if err := a.send(ctx, call{method: http.MethodGet, path: "operations", query: query}, &list); err != nil {
 		return nil, err
 	}
 	last := make(map[string]time.Time)

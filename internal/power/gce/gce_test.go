@@ -45,6 +45,12 @@ func TestCloud(t *testing.T) {
 		Open: func(c *cloudtest.Cloud, id string) (power.Driver, error) {
 			return gce.New(config(c, id))
 		},
+		OpenInsecure: func(c *cloudtest.Cloud, id string) (power.Driver, error) {
+			cfg := config(c, id)
+			cfg.CAFile, cfg.InsecureSkipVerify = "", true
+			return gce.New(cfg)
+		},
+		Rights:   "the credential may start and stop it",
 		IsChange: func(r *http.Request) bool { return r.Method == http.MethodPost && r.URL.Path != "/token" },
 		Phases:   []cloud.Phase{cloud.Starting, cloud.Stopping, cloud.Busy, cloud.Leaving, cloud.Unknown},
 		Secret:   gcetest.Token,
@@ -235,5 +241,26 @@ func TestMetadata(t *testing.T) {
 	s.Stop()
 	if _, err := own("16s").State(within(t)); !errors.Is(err, power.ErrUnreachable) || !strings.Contains(err.Error(), "set credentials") {
 		t.Errorf("no metadata service: %v", err)
+	}
+}
+
+// What the service account may do is asked, and told.
+func TestRights(t *testing.T) {
+	for right, want := range map[string]string{
+		"":                        "ok: the credential may start and stop it",
+		"compute.instances.start": "WRONG: the credential lacks compute.instances.start",
+		"compute.instances.stop":  "WRONG: the credential lacks compute.instances.stop",
+	} {
+		e := gcetest.Start(t)
+		e.Deny(right)
+		got := ""
+		for _, f := range open(t, e).(power.Auditor).Audit(within(t)) {
+			if f.About == "rights" {
+				got = f.Level.String() + ": " + f.What
+			}
+		}
+		if got != want {
+			t.Errorf("without %q: %q, want %q", right, got, want)
+		}
 	}
 }

@@ -39,7 +39,7 @@ func New(c Config) (*cloud.Driver, error) {
 	id := strconv.FormatInt(c.Server, 10)
 	return cloud.New(cloud.Config{
 		Driver: "hcloud", ID: id, Where: "server " + id, Identity: c.Identity(),
-		Account: s, Open: func() (cloud.API, error) { return newAPI(s) }, Most: most, Limits: s.limits,
+		Account: s, Open: func() (cloud.API, error) { return newAPI(s) }, Trust: s.trust, Most: most, Limits: s.limits,
 	})
 }
 
@@ -131,6 +131,12 @@ func (a *api) Stop(ctx context.Context, id string, _ cloud.Instance, how power.O
 		return a.change(ctx, id, a.client.Server.Poweroff)
 	}
 	return a.change(ctx, id, a.client.Server.Shutdown)
+}
+
+// Rights is not told by the API: a token is for reading, or for reading and
+// writing, and does not say which.
+func (a *api) Rights(context.Context, string) ([]string, error) {
+	return nil, fmt.Errorf("%w: Hetzner Cloud does not say whether a token may write; make it one for reading and writing", power.ErrUnsupported)
 }
 
 // change makes a change and watches what becomes of it.

@@ -47,6 +47,12 @@ func TestCloud(t *testing.T) {
 		Open: func(c *cloudtest.Cloud, id string) (power.Driver, error) {
 			return hcloud.New(config(c, id))
 		},
+		OpenInsecure: func(c *cloudtest.Cloud, id string) (power.Driver, error) {
+			cfg := config(c, id)
+			cfg.CAFile, cfg.InsecureSkipVerify = "", true
+			return hcloud.New(cfg)
+		},
+		Rights:   "Hetzner Cloud does not say",
 		IsChange: func(r *http.Request) bool { return r.Method == http.MethodPost },
 		Phases:   []cloud.Phase{cloud.Starting, cloud.Stopping, cloud.Busy, cloud.Leaving, cloud.Unknown},
 		Secret:   hcloudtest.Token,

@@ -2,6 +2,7 @@ package https
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -17,21 +18,47 @@ import (
 
 // Exchange is what came of the last request of those that were made with one
 // context: see [Watch]. Errors of the libraries between do not always say it.
-type Exchange struct{ last atomic.Pointer[outcome] }
+type Exchange struct {
+	last  atomic.Pointer[outcome]
+	outer *Exchange // of the context that this one's was made of, which sees them too
+}
 
 type outcome struct {
 	written atomic.Bool // a connection was there to write it to, so that it may have arrived
 	status  int
 	header  http.Header
 	err     error
+	peer    Peer
+}
+
+// Peer is who answered a request.
+type Peer struct {
+	TLS             *tls.ConnectionState // nil without TLS
+	Date            time.Time            // of its clock, to the second; zero if it did not say
+	Asked, Answered time.Time            // when, by our clock
 }
 
 type exchangeKey struct{}
 
 // Watch returns a context whose requests through [Noting] are noted.
 func Watch(ctx context.Context) (context.Context, *Exchange) {
-	x := new(Exchange)
+	outer, _ := ctx.Value(exchangeKey{}).(*Exchange)
+	x := &Exchange{outer: outer}
 	return context.WithValue(ctx, exchangeKey{}, x), x
+}
+
+func (x *Exchange) note(o *outcome) {
+	for ; x != nil; x = x.outer {
+		x.last.Store(o)
+	}
+}
+
+// Peer is who answered the last request, zero if nobody did.
+func (x *Exchange) Peer() Peer {
+	if o := x.last.Load(); o != nil {
+		return o.peer
+	}
+	return Peer{}
 }
 
 // Forget makes [Exchange.Seen] say that nothing was sent, until something is.
@@ -68,7 +95,7 @@ type Noting struct {
 func (n Noting) RoundTrip(req *http.Request) (*http.Response, error) {
 	o := new(outcome)
 	if x, ok := req.Context().Value(exchangeKey{}).(*Exchange); ok {
-		x.last.Store(o)
+		x.note(o)
 	}
 	if n.Allow != nil {
 		if o.err = n.Allow(req); o.err != nil {
@@ -80,12 +107,15 @@ func (n Noting) RoundTrip(req *http.Request) (*http.Response, error) {
 	})
 	req = req.Clone(ctx)
 	req.Header.Set("User-Agent", "gpupool")
+	asked := time.Now()
 	resp, err := n.Base.RoundTrip(req)
 	if err != nil {
 		o.err = err
 		return nil, err
 	}
 	o.status, o.header = resp.StatusCode, resp.Header
+	date, _ := http.ParseTime(resp.Header.Get("Date")) // zero is that it does not say
+	o.peer = Peer{TLS: resp.TLS, Date: date, Asked: asked, Answered: time.Now()}
 	return resp, nil
 }
 

@@ -16,6 +16,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"github.com/gpupool/gpupool/internal/power"
 )
 
 const (
@@ -141,6 +143,23 @@ func (t Trust) Transport(connections int) (*http.Transport, error) {
 		MaxResponseHeaderBytes: maxHeader,
 		Protocols:              protocols,
 	}, nil
+}
+
+// CertificateFindings tells, for an audit, how long the certificate of a service
+// is good. It is a warning within so long before its end.
+func CertificateFindings(state *tls.ConnectionState, now time.Time, soon time.Duration) []power.Finding {
+	if state == nil || len(state.PeerCertificates) == 0 {
+		return nil
+	}
+	leaf := state.PeerCertificates[0]
+	f := power.Finding{About: "certificate", What: fmt.Sprintf("%s, good until %s", tls.VersionName(state.Version), leaf.NotAfter.UTC().Format(time.DateOnly))}
+	switch left := leaf.NotAfter.Sub(now); {
+	case left < 0:
+		f.Level, f.What, f.Mend = power.Warning, "expired on "+leaf.NotAfter.UTC().Format(time.DateOnly), "have another one made, and pin that"
+	case left < soon:
+		f.Level, f.Mend = power.Warning, "renew it before then, or nothing will be powered"
+	}
+	return []power.Finding{f}
 }
 
 // Mend says what to do about a handshake that failed, or nothing if err is not

@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -48,7 +49,7 @@ func New(c Config) (*cloud.Driver, error) {
 	id := strings.ToLower(c.ServerID)
 	return cloud.New(cloud.Config{
 		Driver: "openstack", ID: id, Where: "server " + id, Identity: c.Identity(),
-		Account: s, Open: func() (cloud.API, error) { return newAPI(s) }, Most: most, Limits: s.limits,
+		Account: s, Open: func() (cloud.API, error) { return newAPI(s) }, Trust: s.trust, Most: most, Limits: s.limits,
 	})
 }
 
@@ -313,6 +314,35 @@ func (a *api) Stop(ctx context.Context, id string, _ cloud.Instance, how power.O
 		}
 		return servers.Stop(ctx, nova, id).Err
 	})
+}
+
+// Rights looks at the roles of the token, as Nova's own policies do: "Understanding
+// Nova Policies" in its administrator's guide. A cloud may have others, with roles
+// of its own.
+func (a *api) Rights(ctx context.Context, _ string) ([]string, error) {
+	nova, err := a.nova.Get(ctx)
+	if err != nil {
+		return nil, err
+	}
+	result, ok := nova.GetAuthResult().(tokens.CreateResult)
+	if !ok {
+		return nil, errNonsense
+	}
+	roles, err := result.ExtractRoles()
+	if err != nil {
+		return nil, errNonsense
+	}
+	var names []string
+	for _, r := range roles {
+		names = append(names, strings.ToLower(r.Name))
+	}
+	switch {
+	case slices.Contains(names, "member"), slices.Contains(names, "admin"):
+		return nil, nil
+	case slices.Equal(names, []string{"reader"}):
+		return []string{"the role member (it has reader)"}, nil
+	}
+	return nil, fmt.Errorf("%w: Nova's own policies want the role member, and the token has [%s]", power.ErrUnsupported, https.Brief(strings.Join(names, " ")))
 }
 
 // failure classifies what gophercloud returned for the last request.

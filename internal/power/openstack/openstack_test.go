@@ -58,6 +58,12 @@ func TestCloud(t *testing.T) {
 		Open: func(c *cloudtest.Cloud, id string) (power.Driver, error) {
 			return openstack.New(config(c, id))
 		},
+		OpenInsecure: func(c *cloudtest.Cloud, id string) (power.Driver, error) {
+			cfg := config(c, id)
+			cfg.CAFile, cfg.InsecureSkipVerify = "", true
+			return openstack.New(cfg)
+		},
+		Rights:   "the credential may start and stop it",
 		IsChange: func(r *http.Request) bool { return strings.HasSuffix(r.URL.Path, "/action") },
 		Phases:   []cloud.Phase{cloud.Starting, cloud.Busy, cloud.Leaving, cloud.Gone, cloud.Fault, cloud.Unknown},
 		Secret:   openstacktest.CredentialSecret,
@@ -275,4 +281,27 @@ func TestConfig(t *testing.T) {
 		},
 		New: func(c openstack.Config) (power.Driver, error) { return openstack.New(c) },
 	})
+}
+
+// What the application credential may do shows in its roles.
+func TestRights(t *testing.T) {
+	for roles, want := range map[string]string{
+		"reader,member": "ok: the credential may start and stop it",
+		"Admin":         "ok: the credential may start and stop it",
+		"reader":        "WRONG: the credential lacks the role member (it has reader)",
+		"gpu-operator":  "ok: not told: Nova's own policies want the role member, and the token has [gpu-operator]",
+		"":              "ok: not told: Nova's own policies want the role member, and the token has []",
+	} {
+		c := openstacktest.Start(t)
+		c.Roles(strings.FieldsFunc(roles, func(r rune) bool { return r == ',' })...)
+		got := ""
+		for _, f := range open(t, c).(power.Auditor).Audit(within(t)) {
+			if f.About == "rights" {
+				got = f.Level.String() + ": " + f.What
+			}
+		}
+		if got != want {
+			t.Errorf("with the roles %q: %q, want %q", roles, got, want)
+		}
+	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/stmcginnis/gofish"
 
 	"github.com/gpupool/gpupool/internal/power"
+	"github.com/gpupool/gpupool/internal/power/https"
 )
 
 const (
@@ -35,7 +36,7 @@ func (d *Driver) Audit(ctx context.Context) []power.Finding {
 	_ = d.call(ctx, "audit", func(ctx context.Context, _ *gofish.APIClient, _ *system) error {
 		began := time.Now()
 		if root, err := d.get(ctx, serviceRoot); err == nil {
-			found = append(found, auditCertificate(root.tls, time.Now())...)
+			found = append(found, https.CertificateFindings(root.tls, time.Now(), expiresSoon)...)
 			if at, err := http.ParseTime(root.date); err == nil {
 				found = append(found, power.ClockFinding("the BMC", at, began))
 			}
@@ -69,22 +70,6 @@ func (d *Driver) get(ctx context.Context, path string) (resource, error) {
 	defer resp.Body.Close() //nolint:errcheck // it was only read
 	body, err := io.ReadAll(resp.Body)
 	return resource{resp.StatusCode, resp.Header.Get("Date"), resp.TLS, body}, err
-}
-
-// auditCertificate tells how long a certificate is good.
-func auditCertificate(state *tls.ConnectionState, now time.Time) []power.Finding {
-	if state == nil || len(state.PeerCertificates) == 0 {
-		return nil
-	}
-	leaf := state.PeerCertificates[0]
-	f := power.Finding{About: "certificate", What: fmt.Sprintf("%s, good until %s", tls.VersionName(state.Version), leaf.NotAfter.UTC().Format(time.DateOnly))}
-	switch left := leaf.NotAfter.Sub(now); {
-	case left < 0:
-		f.Level, f.What, f.Mend = power.Warning, "expired on "+leaf.NotAfter.UTC().Format(time.DateOnly), "have the BMC make another one, and pin that"
-	case left < expiresSoon:
-		f.Level, f.Mend = power.Warning, "renew it before then, or nothing will be powered"
-	}
-	return []power.Finding{f}
 }
 
 // auditLock tells when the service locks accounts out (Redfish schema

@@ -35,6 +35,10 @@ type Rig struct {
 	ID func(n int) string
 	// Open opens a driver of one of them, with the right credential.
 	Open func(c *Cloud, id string) (power.Driver, error)
+	// OpenInsecure opens one that talks to whoever answers.
+	OpenInsecure func(c *Cloud, id string) (power.Driver, error)
+	// Rights is what an audit says of the credential's.
+	Rights string
 	// IsChange says whether a request is a change.
 	IsChange func(r *http.Request) bool
 	// Phases are those that the cloud knows besides Off and On.
@@ -74,6 +78,8 @@ func Run(t *testing.T, rig Rig) {
 		{"hostile answers to reads", func(t *testing.T, rig Rig) { hostile(t, rig, false) }},
 		{"hostile answers to changes", func(t *testing.T, rig Rig) { hostile(t, rig, true) }},
 		{"certificates", certificates},
+		{"audit", audit},
+		{"audit of what is unsafe", auditUnsafe},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -458,5 +464,76 @@ func certificates(t *testing.T, rig Rig) {
 	want(t, "state", err, power.ErrUnreachable, "is not trusted", `fingerprint = "`+c.Fingerprint+`"`)
 	if n := len(c.Requests("")); n > 0 {
 		t.Errorf("%d requests were sent", n)
+	}
+}
+
+// audits are the findings on a driver, by what they are about.
+func (rig Rig) audits(t *testing.T, d power.Driver) map[string]power.Finding {
+	t.Helper()
+	found := make(map[string]power.Finding)
+	_ = rig.call(t, plenty, func(ctx context.Context) error {
+		for _, f := range d.(power.Auditor).Audit(ctx) {
+			if f.Level != power.Good && f.Mend == "" {
+				t.Errorf("%s: %s, and no mend", f.About, f.What)
+			}
+			if text := f.What + f.Mend; rig.Secret != "" && strings.Contains(text, rig.Secret) {
+				t.Errorf("an audit spills a credential: %s", text)
+			}
+			if found[f.About].Level <= f.Level {
+				found[f.About] = f
+			}
+		}
+		return nil
+	})
+	return found
+}
+
+func says(t *testing.T, found map[string]power.Finding, about string, level power.Level, what string) {
+	t.Helper()
+	if f := found[about]; f.Level != level || !strings.Contains(f.What, what) || what == "" {
+		t.Errorf("%s: %s: %q, want %s: %q", about, f.Level, f.What, level, what)
+	}
+}
+
+// audit: what is well is found so, and nothing is changed.
+func audit(t *testing.T, rig Rig) {
+	for _, phase := range []cloud.Phase{cloud.Off, cloud.On} {
+		c := rig.Start(t, rig.ID(1))
+		c.Set(rig.ID(1), cloud.Instance{Phase: phase})
+		found := rig.audits(t, rig.open(t, c, rig.ID(1)))
+		says(t, found, "certificate", power.Warning, "TLS 1.3, good until") // as certificates of tests are
+		says(t, found, "clock", power.Good, "not seen to be more than 3s apart")
+		says(t, found, "rights", power.Good, rig.Rights)
+		if i, _ := c.Get(rig.ID(1)); i.Phase != phase || c.Executions() != 0 {
+			t.Errorf("after an audit there were %d changes", c.Executions())
+		}
+	}
+}
+
+func auditUnsafe(t *testing.T, rig Rig) {
+	c := rig.Start(t, rig.ID(1))
+	d, err := rig.OpenInsecure(c, rig.ID(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close() //nolint:errcheck // it returns none
+	if _, err := rig.state(t, plenty, d); err != nil {
+		t.Fatal(err)
+	}
+	c.Intercept(func(w http.ResponseWriter, _ *http.Request) bool {
+		w.Header().Set("Date", time.Now().Add(-time.Minute).UTC().Format(http.TimeFormat))
+		return false
+	})
+	found := rig.audits(t, d)
+	says(t, found, "certificate", power.Wrong, "not verified")
+	says(t, found, "clock", power.Warning, "behind this machine's")
+
+	// A cloud that fails is told with the reading of the power.
+	c.Intercept(func(w http.ResponseWriter, _ *http.Request) bool {
+		w.WriteHeader(http.StatusInternalServerError)
+		return true
+	})
+	if found := rig.audits(t, d); len(found) != 1 {
+		t.Errorf("of a cloud that fails: %+v", found)
 	}
 }

@@ -53,6 +53,7 @@ type Endpoint struct {
 	expired  int    // requests to refuse for that
 	forms    []url.Values
 	pageSize int // instances on a page of DescribeInstances, all if 0
+	denied   []string
 }
 
 // Start starts an endpoint with instances that are stopped, InstanceID(1) if
@@ -82,6 +83,9 @@ func (e *Endpoint) Expire(n int) { e.set(func() { e.expired = n }) }
 
 // Paginate answers reads in pages of n instances.
 func (e *Endpoint) Paginate(n int) { e.set(func() { e.pageSize = n }) }
+
+// Deny takes the right to an action, such as "StartInstances".
+func (e *Endpoint) Deny(action string) { e.set(func() { e.denied = append(e.denied, action) }) }
 
 func (e *Endpoint) set(f func()) {
 	e.mu.Lock()
@@ -117,6 +121,17 @@ func (e *Endpoint) Serve(c *cloudtest.Cloud, w http.ResponseWriter, r *http.Requ
 	id := form.Get("InstanceId.1")
 	action := form.Get("Action")
 	accepted := func() { e.changed(w, action, id) }
+	e.mu.Lock()
+	denied := slices.Contains(e.denied, action)
+	e.mu.Unlock()
+	switch {
+	case denied:
+		fail(w, http.StatusForbidden, "UnauthorizedOperation", "You are not authorized to perform this operation.")
+		return
+	case form.Get("DryRun") == "true":
+		fail(w, http.StatusPreconditionFailed, "DryRunOperation", "Request would have succeeded, but DryRun flag is set.")
+		return
+	}
 	switch action {
 	case "DescribeInstances":
 		e.describe(w, form)

@@ -40,6 +40,7 @@ type Cloud struct {
 	page    int  // servers on a page, at most what is asked for if 0
 	noRoom  bool // starts are accepted and come to nothing
 	faulty  string
+	roles   []string // of the application credential
 }
 
 // Start starts a cloud with servers that are off, ServerID(1) if none are given.
@@ -49,7 +50,7 @@ func Start(t testing.TB, ids ...string) *Cloud {
 	if len(ids) == 0 {
 		ids = []string{ServerID(1)}
 	}
-	c := new(Cloud)
+	c := &Cloud{roles: []string{"reader", "member"}}
 	c.Cloud = cloudtest.New(t, loopback.Options{}, c, ids...)
 	return c
 }
@@ -74,6 +75,9 @@ func (c *Cloud) NoRoom() { c.set(func() { c.noRoom = true }) }
 
 // Fault makes starts be accepted and end in ERROR with that message.
 func (c *Cloud) Fault(message string) { c.set(func() { c.faulty = message }) }
+
+// Roles are those of the application credential.
+func (c *Cloud) Roles(names ...string) { c.set(func() { c.roles = names }) }
 
 // Actions are the actions that were asked for, in order.
 func (c *Cloud) Actions() []string {
@@ -141,13 +145,17 @@ func (c *Cloud) login(w http.ResponseWriter, r *http.Request) {
 	}
 	c.mu.Lock()
 	at := c.catalog
+	roles := []object{}
+	for _, name := range c.roles {
+		roles = append(roles, object{"id": "id-of-" + name, "name": name})
+	}
 	c.mu.Unlock()
 	if at == "" {
 		at = c.URL
 	}
 	w.Header().Set("X-Subject-Token", token)
 	write(w, http.StatusCreated, object{"token": object{
-		"methods": []string{"application_credential"}, "issued_at": time.Now().UTC().Format(time.RFC3339Nano),
+		"methods": []string{"application_credential"}, "roles": roles, "issued_at": time.Now().UTC().Format(time.RFC3339Nano),
 		"expires_at": time.Now().Add(time.Hour).UTC().Format("2006-01-02T15:04:05.000000Z"),
 		"catalog": []object{{"type": "compute", "name": "nova", "id": "1", "endpoints": []object{
 			{"id": "1", "interface": "public", "region": Region, "region_id": Region, "url": at + "/compute/v2.1"},
