@@ -6,11 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/gpupool/gpupool/internal/fleet"
+	"github.com/gpupool/gpupool/internal/mtls"
 	"github.com/gpupool/gpupool/internal/offswitch"
 	"github.com/gpupool/gpupool/internal/power/command"
 )
@@ -24,7 +27,8 @@ type exit struct {
 func (e exit) Unwrap() error { return e.error }
 
 func newOff() *cobra.Command {
-	return &cobra.Command{
+	f := &agentFlags{}
+	cmd := &cobra.Command{
 		Use:   "off",
 		Short: "Shut a host down through its agent, as a program of the command and wol drivers",
 		Long: `Shut a host down through its agent, for machines without a power controller. It
@@ -34,15 +38,17 @@ Nomad node, address its agent's host:port, password the key that the agent knows
 as -off-key. Its exit status is what docs/reference/power.md says of programs.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return off(cmd.Context(), cmd.InOrStdin())
+			return off(cmd.Context(), cmd.InOrStdin(), f)
 		},
 	}
+	f.registerTLS(cmd)
+	return cmd
 }
 
 // maxRequest bounds what is read on standard input, in bytes.
 const maxRequest = 64 << 10
 
-func off(ctx context.Context, in io.Reader) error {
+func off(ctx context.Context, in io.Reader, agents *agentFlags) error {
 	var r struct {
 		Version  int     `json:"version"`
 		Action   string  `json:"action"`
@@ -62,18 +68,32 @@ func off(ctx context.Context, in io.Reader) error {
 	case r.Host == "" || r.Address == "" || len(r.Password) < offswitch.MinKey:
 		return exit{fmt.Errorf("the power block wants host, the Nomad node; address, the agent's host:port; and password, the key of at least %d bytes", offswitch.MinKey), command.ExitRefused}
 	}
+	self, _ := os.Hostname() // it is for a log
+	sender := offswitch.Sender{Key: []byte(r.Password), By: "gpupool off on " + self}
+	if err := agents.checkTLS(); err != nil {
+		return exit{err, command.ExitRefused}
+	}
+	if agents.TLS {
+		client, err := mtls.NewClient(agents.Files, fleet.Service, slog.New(slog.DiscardHandler))
+		if err != nil {
+			return exit{fmt.Errorf("TLS to the agent: %w", err), command.ExitRefused}
+		}
+		sender.DialTLS = client.DialContext
+	}
 	timeout := time.Duration(r.TimeoutS * float64(time.Second))
 	if timeout <= 0 || timeout > time.Minute {
 		timeout = time.Minute
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	self, _ := os.Hostname() // it is for a log
-	err := offswitch.Sender{Key: []byte(r.Password), By: "gpupool off on " + self}.Send(ctx, r.Address, r.Host)
+	err := sender.Send(ctx, r.Address, r.Host)
 	for _, c := range []struct {
 		class  error
 		status int
-	}{{offswitch.ErrUnreachable, command.ExitUnreachable}, {offswitch.ErrKey, command.ExitAuth}, {offswitch.ErrRefused, command.ExitRefused}} {
+	}{
+		{offswitch.ErrUnreachable, command.ExitUnreachable}, {offswitch.ErrKey, command.ExitAuth},
+		{offswitch.ErrCertificate, command.ExitAuth}, {offswitch.ErrRefused, command.ExitRefused},
+	} {
 		if errors.Is(err, c.class) {
 			return exit{err, c.status}
 		}

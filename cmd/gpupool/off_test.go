@@ -30,7 +30,7 @@ func TestOffSaysWhatIsWrong(t *testing.T) {
 		{`{"version": 1, "action": "off_soft", "host": "gpu-1", "address": "127.0.0.1:1", "password": "short"}`, "the key of at least 16 bytes", command.ExitRefused},
 		{`{"version": 1, "action": "off_soft", "host": "gpu-1", "address": "127.0.0.1:1", "password": "` + offKey + `"}`, "agent unreachable", command.ExitUnreachable},
 	} {
-		err := off(t.Context(), strings.NewReader(c.in))
+		err := off(t.Context(), strings.NewReader(c.in), &agentFlags{})
 		status := 0
 		if e, ok := errors.AsType[exit](err); ok {
 			status = e.status

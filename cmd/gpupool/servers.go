@@ -50,8 +50,12 @@ type agentFlags struct {
 }
 
 func (f *agentFlags) register(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.token, "agent-token", "", `bearer token that the agents ask for, as "env:NAME" or "file:PATH"`)
+	f.registerTLS(cmd)
+}
+
+func (f *agentFlags) registerTLS(cmd *cobra.Command) {
 	fl := cmd.Flags()
-	fl.StringVar(&f.token, "agent-token", "", `bearer token that the agents ask for, as "env:NAME" or "file:PATH"`)
 	fl.BoolVar(&f.TLS, "agent-tls", false, "the agents serve TLS")
 	fl.StringVar(&f.Files.CA, "agent-ca-file", "", "with --agent-tls: PEM file of the authorities that their certificates are checked against")
 	fl.StringVar(&f.Files.Cert, "agent-cert-file", "", "with it: PEM file of the certificate that is shown to them")
@@ -68,10 +72,17 @@ func (f *agentFlags) gather() (fleet.Config, error) {
 		}
 		f.Token = token
 	}
-	if !f.TLS && f.Files.Given() {
-		return fleet.Config{}, errors.New("--agent-tls is not set, and certificate files for it are given: set it")
+	if err := f.checkTLS(); err != nil {
+		return fleet.Config{}, err
 	}
 	return f.Gather(slog.New(slog.DiscardHandler))
+}
+
+func (f *agentFlags) checkTLS() error {
+	if !f.TLS && f.Files.Given() {
+		return errors.New("--agent-tls is not set, and certificate files for it are given: set it")
+	}
+	return nil
 }
 
 // poolOf finds the pool that a host is in by the last status of each, or takes

@@ -11,12 +11,12 @@ import (
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
-	"crypto/tls"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"sync"
@@ -59,6 +59,9 @@ var (
 	ErrUnreachable = errors.New("agent unreachable")
 	// ErrKey: the agent does not take orders that are signed with this key.
 	ErrKey = errors.New("agent refused the key")
+	// ErrCertificate: the agent asks for a client certificate, and takes none or
+	// not this one. It does not know of the order.
+	ErrCertificate = errors.New("agent refused the client certificate")
 	// ErrRefused: the agent understood the order and said no.
 	ErrRefused = errors.New("agent refused the order")
 	// ErrUnclear: the order was sent, and nobody knows what became of it.
@@ -69,8 +72,8 @@ var (
 type Sender struct {
 	Key []byte
 	By  string
-	// TLS is set where agents serve TLS.
-	TLS *tls.Config
+	// DialTLS connects to agents that serve TLS. Nil: they do not.
+	DialTLS func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 // Send orders the host of a node, whose agent is at address (host:port), to
@@ -81,19 +84,27 @@ func (s Sender) Send(ctx context.Context, address, node string) error {
 	if err != nil {
 		return err
 	}
-	scheme := "http"
-	if s.TLS != nil {
-		scheme = "https"
+	at := url.URL{Scheme: "http", Host: address, Path: Path}
+	if s.DialTLS != nil {
+		at.Scheme = "https"
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, (&url.URL{Scheme: scheme, Host: address, Path: Path}).String(), bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, at.String(), bytes.NewReader(body))
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrUnreachable, err)
 	}
 	req.Header.Set(header, sign(s.Key, body))
+	req.GetBody = nil // an order is sent once
 	sent := false
+	connections := &http.Transport{DialTLSContext: s.DialTLS}
+	defer connections.CloseIdleConnections()
 	client := &http.Client{
-		Transport:     watchful{&http.Transport{TLSClientConfig: s.TLS, DisableKeepAlives: true}, &sent},
+		Transport:     watchful{connections, &sent},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	if s.DialTLS != nil {
+		if err := greet(ctx, connections, at); err != nil {
+			return err
+		}
 	}
 	resp, err := client.Do(req)
 	if err != nil {
@@ -114,6 +125,27 @@ func (s Sender) Send(ctx context.Context, address, node string) error {
 		return fmt.Errorf("%w: it takes none: give it a key with -off-key", ErrRefused)
 	}
 	return fmt.Errorf("%w: %s", ErrRefused, text)
+}
+
+// greet asks an agent that serves TLS whether it runs, over the connection that
+// the order will take. In TLS 1.3 a client learns that its certificate was refused
+// only when it waits for an answer, and an order without an answer is unclear.
+func greet(ctx context.Context, connections http.RoundTripper, at url.URL) error {
+	at.Path = "/healthz"
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, at.String(), nil)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrUnreachable, err)
+	}
+	resp, err := connections.RoundTrip(req)
+	if said, ok := errors.AsType[*net.OpError](err); ok && said.Op == "remote error" { // an alert
+		return fmt.Errorf("%w: %w", ErrCertificate, err)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrUnreachable, err)
+	}
+	defer resp.Body.Close()                                        //nolint:errcheck // only read
+	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, maxBody)) // so that the connection can be used again
+	return nil
 }
 
 // watchful notes whether a request's body was read, without which nothing of an

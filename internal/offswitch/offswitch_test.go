@@ -2,15 +2,21 @@ package offswitch
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"io"
+	"log"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/gpupool/gpupool/internal/mtls"
+	"github.com/gpupool/gpupool/internal/mtls/mtlstest"
 )
 
 var key = []byte("0123456789abcdef")
@@ -165,6 +171,48 @@ func TestUnreachableOrUnclear(t *testing.T) {
 	t.Cleanup(none.Close)
 	if err := (Sender{Key: key}).Send(within(t), none.Listener.Addr().String(), "gpu-1"); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "-off-key") {
 		t.Errorf("an agent without a key: %v", err)
+	}
+}
+
+// TestOverTLS: an agent that refuses the certificate has not seen the order, which
+// is told from one whose outcome is unclear.
+func TestOverTLS(t *testing.T) {
+	ca, other := mtlstest.NewCA(t, "ours"), mtlstest.NewCA(t, "another")
+	own, operator, stranger := ca.Issue(t, t.TempDir(), "gpupool-agent"), ca.Issue(t, t.TempDir(), "operator"), other.Issue(t, t.TempDir(), "operator")
+	h := newHost(t)
+	config, err := mtls.Server(own, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == Path {
+			h.ServeHTTP(w, r)
+		}
+	}))
+	server.Listener = tls.NewListener(server.Listener, config)
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server.Start()
+	t.Cleanup(server.Close)
+
+	for _, c := range []struct {
+		name  string
+		files mtls.Files
+		want  error
+	}{
+		{"the operator", operator, nil},
+		{"nobody", mtls.Files{CA: own.CA}, ErrCertificate},
+		{"a stranger", mtls.Files{CA: own.CA, Cert: stranger.Cert, Key: stranger.Key}, ErrCertificate},
+		{"the operator, who knows another agent", mtls.Files{CA: stranger.CA, Cert: operator.Cert, Key: operator.Key}, ErrUnreachable},
+	} {
+		client, err := mtls.NewClient(c.files, "gpupool-agent", slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.offs = 0
+		err = Sender{Key: key, DialTLS: client.DialContext}.Send(within(t), server.Listener.Addr().String(), "gpu-1")
+		if !errors.Is(err, c.want) || (h.offs == 1) != (c.want == nil) {
+			t.Errorf("%s: %v, want %v; off %d times", c.name, err, c.want, h.offs)
+		}
 	}
 }
 
