@@ -273,7 +273,7 @@ func leafKey(attr string, path cty.Path) string {
 }
 
 var (
-	secretName = regexp.MustCompile(`(?i)(^|[_-])(password|passwd|passphrase|token|secret|kg|(api|secret|private|access)_key)$`)
+	secretName = regexp.MustCompile(`(?i)(^|[_-])(password|passwd|passphrase|token|secret|credentials|kg|(api|secret|private|access)_key|access_key_id)$`)
 	userName   = regexp.MustCompile(`(?i)^user(name)?$`)
 )
 
