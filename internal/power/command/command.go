@@ -20,6 +20,8 @@
 //	    stopping. For state: standard output is the word on or off.
 //	 3  this controller can never do that (LSB's "unimplemented feature").
 //	69  the controller was not reached, nothing was changed (EX_UNAVAILABLE).
+//	71  on only: there is no machine to give now, or the quota is used up, and
+//	    nothing was changed (EX_OSERR, as when a system cannot fork).
 //	75  the controller said no, nothing was changed (EX_TEMPFAIL).
 //	77  the controller refused the credential (EX_NOPERM).
 //
@@ -53,6 +55,7 @@ import (
 const (
 	ExitUnsupported = 3  // LSB: unimplemented feature
 	ExitUnreachable = 69 // sysexits.h: EX_UNAVAILABLE
+	ExitCapacity    = 71 // sysexits.h: EX_OSERR; of on only
 	ExitRefused     = 75 // sysexits.h: EX_TEMPFAIL
 	ExitAuth        = 77 // sysexits.h: EX_NOPERM
 )
@@ -220,7 +223,7 @@ func (d *Driver) run(ctx context.Context, what action, otherwise error) ([]byte,
 	}
 	reason := err.Error()
 	class, known := meanings[cmd.ProcessState.ExitCode()]
-	if !known {
+	if !known || errors.Is(class, power.ErrCapacity) && what != turnOn {
 		class = otherwise
 		if ctx.Err() != nil {
 			reason = fmt.Sprintf("killed: %v", context.Cause(ctx))
@@ -236,6 +239,7 @@ func (d *Driver) run(ctx context.Context, what action, otherwise error) ([]byte,
 var meanings = map[int]error{
 	ExitUnsupported: power.ErrUnsupported,
 	ExitUnreachable: power.ErrUnreachable,
+	ExitCapacity:    power.ErrCapacity,
 	ExitRefused:     power.ErrRefused,
 	ExitAuth:        power.ErrAuth,
 }

@@ -31,9 +31,8 @@ func TestContract(t *testing.T) {
 		WrongSecret: wrongPassword,
 		Frames:      []string{"internal/power/command.", "os/exec."},
 		Lacks: map[string]string{
-			"black hole":  noNetwork,
-			"half-open":   noNetwork,
-			"no capacity": "its programs have no exit code for it",
+			"black hole": noNetwork,
+			"half-open":  noNetwork,
 		},
 	})
 }
@@ -118,6 +117,7 @@ func (b box) controller() powertest.Controller {
 		LoseAnswers: func() { b.fault("", "sleep 1000") },
 		Late:        func(d time.Duration) { b.fault(fmt.Sprintf("sleep %.3f", d.Seconds()), "") },
 		NoSoftOff:   func() { b.fault(`[ "$1" = off_soft ] && exit 3`, "") },
+		NoCapacity:  func() { b.fault(`[ "$1" = on ] && exit 71`, "") },
 		Refuse:      func() { b.fault("exit 75", "") },
 		Stop: func() {
 			if err := os.Remove(b.path("controller.sh")); err != nil {
@@ -156,6 +156,7 @@ func TestExitCodes(t *testing.T) {
 	}{
 		{"exit 3", power.ErrUnsupported, power.ErrUnsupported},
 		{"exit 69", power.ErrUnreachable, power.ErrUnreachable},
+		{"exit 71", power.ErrCapacity, power.ErrUnreachable},
 		{"exit 75", power.ErrRefused, power.ErrRefused},
 		{"exit 77", power.ErrAuth, power.ErrAuth},
 		{"exit 1", power.ErrAmbiguous, power.ErrUnreachable},
@@ -174,6 +175,16 @@ func TestExitCodes(t *testing.T) {
 				t.Errorf("State: %s, %v, want the class %q", found, err, c.state)
 			}
 		})
+	}
+}
+
+// That there is no capacity can be said of a power-on alone.
+func TestNoCapacityToPowerOff(t *testing.T) {
+	b := newBox(t)
+	b.write("power", "on\n")
+	b.fault("exit 71", "")
+	if err := b.driver().Off(within(t, 20*time.Second), power.Soft); !errors.Is(err, power.ErrAmbiguous) || errors.Is(err, power.ErrCapacity) {
+		t.Errorf("soft off: %v, want ambiguous", err)
 	}
 }
 
