@@ -2,6 +2,7 @@ package sim
 
 import (
 	"math"
+	"math/bits"
 	"math/rand/v2"
 )
 
@@ -12,10 +13,11 @@ import (
 type requests struct {
 	w        *World
 	score    *score
-	rng      *rand.Rand
-	table    []float64 // quantiles of the service time, in means
-	arrived  float64   // requests since the start, as an amount
-	counted  float64   // of them, as whole requests
+	source   *rand.PCG
+	rng      *rand.Rand          // draws from source
+	table    *[tableSize]float64 // quantiles of the service time, in means
+	arrived  float64             // requests since the start, as an amount
+	counted  float64             // of them, as whole requests
 	replicas []replica
 	ready    int
 	drains   int
@@ -25,6 +27,7 @@ type requests struct {
 	head     int
 	did      served
 	at       []float64 // instants of a tick
+	service  []float64 // and service times
 	last     float64   // time until which busy slots are added up, s
 }
 
@@ -33,19 +36,23 @@ type replica struct {
 	busy int
 }
 
-type request struct{ at, service float64 }
+type request struct {
+	at, service float64
+	tick        int // in which it arrived
+}
 
 const tableSize = 4096
 
 func newRequests(w *World, s *score) *requests {
-	return &requests{w: w, score: s, busy: newWheel(w.service, w.cfg.Peak*float64(w.cfg.Slots)), rng: rand.New(rand.NewPCG(w.cfg.Seed, 0x7265717565737473)), table: lognormal(w.cfg.ServiceCV)}
+	source := rand.NewPCG(w.cfg.Seed, 0x7265717565737473)
+	return &requests{w: w, score: s, busy: newWheel(w.service, w.cfg.Peak*float64(w.cfg.Slots)), source: source, rng: rand.New(source), table: lognormal(w.cfg.ServiceCV)}
 }
 
 // lognormal returns the middle of each of tableSize slices of the lognormal
 // distribution with mean 1 and the given coefficient of variation. Drawing
 // from slices bounds the longest service, at about the 99.99th percentile.
-func lognormal(cv float64) []float64 {
-	t := make([]float64, tableSize)
+func lognormal(cv float64) *[tableSize]float64 {
+	t := new([tableSize]float64)
 	sigma := math.Sqrt(math.Log1p(cv * cv))
 	sum := 0.0
 	for i := range t {
@@ -131,8 +138,14 @@ func (q *requests) pop() request {
 	return r
 }
 
-// begin serves a request in a free slot from at on.
+// begin serves a request that waited in a free slot from at on.
 func (q *requests) begin(r request, at float64) {
+	q.scoreWait(r, at)
+	q.serve(r, at)
+}
+
+// serve puts a request in a free slot from at on.
+func (q *requests) serve(r request, at float64) {
 	i := q.free[len(q.free)-1]
 	q.free = q.free[:len(q.free)-1]
 	q.count(at)
@@ -140,11 +153,10 @@ func (q *requests) begin(r request, at float64) {
 	q.busy.push(ending{q.until(r, i, at), i})
 }
 
-// until scores the wait of a request that begins at at on replica i, and
-// returns when its service ends.
+func (q *requests) scoreWait(r request, at float64) { q.score.one(r.tick, at-r.at) }
+
+// until is when the service of a request that begins at at on replica i ends.
 func (q *requests) until(r request, i int32, at float64) float64 {
-	wait := at - r.at
-	q.score.wait(int(r.at/tickSeconds), 1, wait, wait)
 	service := r.service
 	if s := q.w.cfg.SlowDown; s > 0 {
 		// A batch that is not full serves each of its requests faster.
@@ -162,15 +174,14 @@ func (q *requests) count(at float64) {
 // ends completes the services that end until at, each slot going on to the
 // next in the queue at once.
 func (q *requests) ends(at float64) {
-	for {
-		e, ok := q.busy.pop(at)
-		if !ok {
-			return
-		}
+	for q.busy.soonest <= at {
+		e := q.busy.pop()
 		q.did.completions++
 		r := &q.replicas[e.replica]
 		if r.up && q.head < len(q.queue) { // the slot goes on to the next
-			q.busy.push(ending{q.until(q.pop(), e.replica, e.at), e.replica})
+			w := q.pop()
+			q.scoreWait(w, e.at)
+			q.busy.push(ending{q.until(w, e.replica, e.at), e.replica})
 			continue
 		}
 		q.busy.size++ // until e.at it counted
@@ -194,23 +205,43 @@ func (q *requests) step(now int) served {
 	n := math.Floor(q.arrived+1e-6) - q.counted
 	q.counted += n
 	mean := q.w.work[now/ticksPerMinute] * float64(q.w.cfg.Slots)
-	for _, at := range q.instants(int(n)) {
-		t := begin + at*tickSeconds
-		q.ends(t)
-		r := request{t, mean * q.table[q.rng.Uint64()%tableSize]}
-		if len(q.free) > 0 && q.head == len(q.queue) {
-			q.begin(r, t)
-			continue
-		}
-		if q.head == len(q.queue) {
-			q.queue, q.head = q.queue[:0], 0
-		}
-		q.queue = append(q.queue, r)
-	}
 	end := begin + tickSeconds
+	at := q.instants(int(n))
+	service := q.services(int(n), mean)
+	prompt := 0 // requests that need not wait
+	for i := range at {
+		t := begin + at[i]*tickSeconds
+		q.ends(t)
+		r := request{t, service[i], now}
+		if t >= end { // by the rounding of sums
+			r.tick = int(t / tickSeconds)
+		}
+		switch {
+		case len(q.free) > 0 && q.head == len(q.queue) && r.tick == now:
+			prompt++
+			q.serve(r, t)
+		case len(q.free) > 0 && q.head == len(q.queue):
+			q.begin(r, t)
+		default:
+			if q.head == len(q.queue) {
+				q.queue, q.head = q.queue[:0], 0
+			}
+			q.queue = append(q.queue, r)
+		}
+	}
+	q.score.wait(now, float64(prompt), 0, 0)
 	q.ends(end)
 	q.count(end)
 	return q.did
+}
+
+// services returns n service times of the given mean.
+func (q *requests) services(n int, mean float64) []float64 {
+	q.service = q.service[:0]
+	for range n {
+		q.service = append(q.service, mean*q.table[q.source.Uint64()%tableSize])
+	}
+	return q.service
 }
 
 // instants returns the places of n points thrown at random on [0, 1), in
@@ -231,8 +262,7 @@ func (q *requests) instants(n int) []float64 {
 
 func (q *requests) finish(end int) {
 	for _, r := range q.queue[q.head:] {
-		wait := float64(end)*tickSeconds - r.at
-		q.score.wait(int(r.at/tickSeconds), 1, wait, wait)
+		q.scoreWait(r, float64(end)*tickSeconds)
 	}
 }
 
@@ -242,38 +272,40 @@ type ending struct {
 	replica int32
 }
 
-// wheel holds endings in buckets of time, about one in each, so that finding
-// the next takes no more than a look into a bucket or two.
+// wheel holds endings in buckets of time, fewer than one in each, and a bit for
+// each bucket that has any, so that the next is mostly found in one word of bits
+// and alone in its bucket.
 type wheel struct {
-	width   float64 // of a bucket, s
-	first   []int32 // of each bucket: index of a node, or -1
+	buckets float64  // a second
+	first   []int32  // of each bucket: index of a node, or -1
+	taken   []uint64 // one bit for each bucket that is not empty
 	nodes   []node
-	unused  int32 // first of the nodes that hold nothing, or -1
-	current int   // bucket before which all is empty; it only grows
-	size    int   // endings held
+	unused  int32   // first of the nodes that hold nothing, or -1
+	least   int32   // the node with the earliest ending; of equal ones the newest
+	soonest float64 // when that is; infinite where there is none
+	size    int     // endings held
 }
 
 type node struct {
 	ending
-	next int32
+	next   int32
+	bucket int // counted through all turns
 }
 
 // newWheel makes a wheel for so many endings at once, each mean seconds ahead.
 // An ending further ahead than a turn just waits in its bucket for a later one.
 func newWheel(mean, endings float64) wheel {
 	const turn = 12 // means; few services are longer
-	n := 64
-	for float64(n) < turn*endings && n < 1<<16 {
+	n := 256
+	for float64(n) < 4*turn*endings && n < 1<<20 {
 		n *= 2
 	}
-	w := wheel{width: turn * mean / float64(n), first: make([]int32, n), unused: -1}
+	w := wheel{buckets: float64(n) / (turn * mean), first: make([]int32, n), taken: make([]uint64, n/64), unused: -1, soonest: math.Inf(1)}
 	for i := range w.first {
 		w.first[i] = -1
 	}
 	return w
 }
-
-func (w *wheel) bucket(at float64) int { return int(at / w.width) }
 
 func (w *wheel) push(e ending) {
 	i := w.unused
@@ -283,33 +315,65 @@ func (w *wheel) push(e ending) {
 		i = int32(len(w.nodes))
 		w.nodes = append(w.nodes, node{})
 	}
-	b := &w.first[max(w.bucket(e.at), w.current)&(len(w.first)-1)]
-	w.nodes[i] = node{e, *b}
-	*b = i
+	bucket := int(e.at * w.buckets)
+	b := bucket & (len(w.first) - 1)
+	w.nodes[i] = node{e, w.first[b], bucket}
+	w.first[b] = i
+	w.taken[b/64] |= 1 << (b % 64)
 	w.size++
+	if e.at <= w.soonest {
+		w.least, w.soonest = i, e.at
+	}
 }
 
-// pop takes out the earliest ending that is not after at, if there is one.
-func (w *wheel) pop(at float64) (e ending, ok bool) {
-	for until := w.bucket(at); ; w.current++ {
-		// The earliest in the bucket; those of later turns are after at.
-		var least *int32
-		for p := &w.first[w.current&(len(w.first)-1)]; *p >= 0; p = &w.nodes[*p].next {
-			if v := w.nodes[*p].at; v <= at && (least == nil || v < w.nodes[*least].at) {
-				least = p
+// pop takes out the earliest ending, which must be there.
+func (w *wheel) pop() ending {
+	i := w.least
+	n := &w.nodes[i]
+	b := n.bucket & (len(w.first) - 1)
+	p := &w.first[b]
+	for *p != i {
+		p = &w.nodes[*p].next
+	}
+	*p = n.next
+	if w.first[b] < 0 {
+		w.taken[b/64] &^= 1 << (b % 64)
+	}
+	n.next, w.unused = w.unused, i
+	w.size--
+	w.find(n.bucket)
+	return n.ending
+}
+
+// find looks for the earliest ending, which is in the given bucket or later.
+func (w *wheel) find(bucket int) {
+	w.soonest = math.Inf(1)
+	if w.size == 0 {
+		return
+	}
+	for end := bucket + len(w.first); bucket < end; bucket++ {
+		b := bucket & (len(w.first) - 1)
+		left := w.taken[b/64] >> (b % 64)
+		if left == 0 {
+			bucket |= 63
+			continue
+		}
+		bucket += bits.TrailingZeros64(left)
+		for i := w.first[bucket&(len(w.first)-1)]; i >= 0; i = w.nodes[i].next {
+			if n := &w.nodes[i]; n.bucket == bucket && n.at < w.soonest {
+				w.least, w.soonest = i, n.at
 			}
 		}
-		if least != nil {
-			i := *least
-			e = w.nodes[i].ending
-			*least = w.nodes[i].next
-			w.nodes[i].next = w.unused
-			w.unused = i
-			w.size--
-			return e, true
+		if !math.IsInf(w.soonest, 1) {
+			return
 		}
-		if w.current >= until {
-			return e, false
+	}
+	// All are more than a turn ahead.
+	for _, i := range w.first {
+		for ; i >= 0; i = w.nodes[i].next {
+			if at := w.nodes[i].at; at < w.soonest {
+				w.least, w.soonest = i, at
+			}
 		}
 	}
 }

@@ -14,6 +14,7 @@ import (
 type score struct {
 	cfg    Config
 	scored int
+	limit  float64 // longest wait on time, s, and a hair's breadth for the rounding of sums
 
 	billed   float64   // replica-seconds
 	classes  []float64 // of them, by class
@@ -41,7 +42,7 @@ type forecast struct {
 
 func newScore(c Config, scored, end int) *score {
 	days := (end + ticksPerDay - 1) / ticksPerDay
-	return &score{cfg: c, scored: scored, classes: make([]float64, max(len(c.Classes), 1)), dayAll: make([]float64, days), dayLate: make([]float64, days),
+	return &score{cfg: c, scored: scored, limit: c.SLOWait.Seconds() + 1e-6, classes: make([]float64, max(len(c.Classes), 1)), dayAll: make([]float64, days), dayLate: make([]float64, days),
 		dayBill: make([]float64, days), dayStart: make([]int, days)}
 }
 
@@ -54,17 +55,32 @@ func (s *score) wait(arrived int, n, w1, w2 float64) {
 	s.all += n
 	day := arrived / ticksPerDay
 	s.dayAll[day] += n
-	if late := n * above(w1, w2, s.cfg.SLOWait.Seconds()); late > 0 {
+	if late := n * above(w1, w2, s.limit); late > 0 {
 		s.late += late
 		s.dayLate[day] += late
 	}
 	s.waits.add(n, w1, w2)
 }
 
+// one notes that one request, which arrived in the given tick, waited so long:
+// it is wait in fewer steps.
+func (s *score) one(arrived int, wait float64) {
+	if arrived < s.scored {
+		return
+	}
+	s.all++
+	day := arrived / ticksPerDay
+	s.dayAll[day]++
+	if wait > s.limit {
+		s.late++
+		s.dayLate[day]++
+	}
+	s.waits.all++
+	s.waits.one(1, wait)
+}
+
 // above is the share of [w1, w2], in either order, that is longer than limit.
-// A hair's breadth is left for the rounding of sums.
 func above(w1, w2, limit float64) float64 {
-	limit += 1e-6
 	lo, hi := min(w1, w2), max(w1, w2)
 	switch {
 	case hi <= limit:
