@@ -116,6 +116,29 @@ func TestSDKDrivesTheSimulator(t *testing.T) {
 	}
 }
 
+// A dry run of the SDK ends as AWS's does, and changes nothing: the driver's
+// audits rest on that.
+func TestSDKDryRun(t *testing.T) {
+	e := ec2test.Start(t)
+	c := client(t, e, ec2test.SecretAccessKey, "")
+	id := []string{ec2test.InstanceID(1)}
+	ends := func(want string, err error) {
+		t.Helper()
+		var api smithy.APIError
+		if !errors.As(err, &api) || api.ErrorCode() != want {
+			t.Errorf("%v, want %s", err, want)
+		}
+	}
+	_, err := c.StartInstances(within(t), &sdk.StartInstancesInput{InstanceIds: id, DryRun: aws.Bool(true)})
+	ends("DryRunOperation", err)
+	e.Deny("StopInstances")
+	_, err = c.StopInstances(within(t), &sdk.StopInstancesInput{InstanceIds: id, DryRun: aws.Bool(true)})
+	ends("UnauthorizedOperation", err)
+	if e.Executions() != 0 {
+		t.Errorf("%d dry runs changed something", e.Executions())
+	}
+}
+
 // What the simulator fails with, the SDK reads as errors of the API.
 func TestSDKReadsFailures(t *testing.T) {
 	code := func(err error) string {
