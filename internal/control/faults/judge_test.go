@@ -146,7 +146,7 @@ func (j *judge) settled(m *machine, in pool.Intent) {
 
 // ticked notes what a process has seen that lived to write it down.
 func (j *judge) ticked(p *proc, r control.Report) {
-	if j.w.holder != p || j.w.isAway("consul") || !r.WantKnown {
+	if j.w.holder != p || p.short || j.w.isAway("consul") || !r.WantKnown {
 		return
 	}
 	for _, v := range r.Snapshot.Hosts {
@@ -384,8 +384,11 @@ func (j *judge) takesEffect(m *machine, c command) {
 		if m.inService() && c.sight.Node.Status == pool.NodeReady && !d.leaving { // race: it joined after the look
 			j.floor(m, c)
 		}
+		if d.leaving && m.inService() {
+			m.dimmed = w.now // by the operator who said so
+		}
 		m.node.operators = false
-		m.hold.seen = m.hold.seen && m.hold.drained // race: it came after the look
+		m.hold.seen = m.hold.seen && m.hold.drained && !d.foreign // race: it came after the look
 	case pool.SoftOff, pool.HardOff:
 		j.off(m, c, d)
 	}

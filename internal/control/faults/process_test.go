@@ -34,6 +34,8 @@ type proc struct {
 	dead  bool // killed: whatever it does next, it does not
 	stop  bool // asked to stop in order
 	still time.Time
+	// short: in this tick, its lease did not last for an act.
+	short bool
 	// askedAt is when it last asked for the operators' words.
 	askedAt time.Time
 
@@ -105,6 +107,7 @@ func (p *proc) run() {
 		NoCapacity: func(err error) bool { return errors.Is(err, errNoCapacity) },
 	})
 	for {
+		p.short = false
 		report, err := loop.Tick(context.Background())
 		p.w.lock()
 		p.mustLive()
@@ -197,6 +200,7 @@ func (p *proc) held(now time.Time) (uint64, time.Time, bool) {
 	p.w.lock()
 	p.mustLive()
 	defer p.w.unlock()
+	p.short = p.short || p.until.Sub(now) < actTimeout
 	return p.gen, p.until, now.Before(p.until)
 }
 
