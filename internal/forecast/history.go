@@ -9,6 +9,7 @@ type history struct {
 	sum   []float64 // of all values up to this one
 	count []float64 // of the values that were there
 	n     int       // values ever added; the newest is n-1
+	lap   int       // the value that stands first in the ring
 }
 
 func newHistory(size int) *history {
@@ -19,13 +20,27 @@ func newHistory(size int) *history {
 func (h *history) add(v float64) {
 	s, c := 0.0, 0.0
 	if h.n > 0 {
-		s, c = h.sum[(h.n-1)%len(h.sum)], h.count[(h.n-1)%len(h.sum)]
+		at := h.at(h.n - 1)
+		s, c = h.sum[at], h.count[at]
 	}
 	if !math.IsNaN(v) {
 		s, c = s+v, c+1
 	}
-	h.sum[h.n%len(h.sum)], h.count[h.n%len(h.sum)] = s, c
+	if h.n-h.lap == len(h.sum) {
+		h.lap = h.n
+	}
+	at := h.at(h.n)
+	h.sum[at], h.count[at] = s, c
 	h.n++
+}
+
+// at is where in the ring value i stands, one of those that are there. It is
+// asked for twenty times a step, and a division takes as long as all the rest.
+func (h *history) at(i int) int {
+	if i -= h.lap; i < 0 {
+		i += len(h.sum)
+	}
+	return i
 }
 
 // mean is the mean of the width values that end with value i, holes left out;
@@ -36,9 +51,11 @@ func (h *history) mean(i, width int) (v float64, ok bool) {
 	if i <= lo || i >= h.n {
 		return 0, false
 	}
-	s, c := h.sum[i%len(h.sum)], h.count[i%len(h.sum)]
+	at := h.at(i)
+	s, c := h.sum[at], h.count[at]
 	if lo >= 0 {
-		s, c = s-h.sum[lo%len(h.sum)], c-h.count[lo%len(h.sum)]
+		at = h.at(lo)
+		s, c = s-h.sum[at], c-h.count[at]
 	}
 	if c < 0.5 {
 		return 0, false

@@ -66,13 +66,13 @@ type Model struct {
 type ring struct {
 	rows  []float64
 	width int
+	steps int
 }
 
-func newRing(steps, width int) ring { return ring{make([]float64, steps*width), width} }
+func newRing(steps, width int) ring { return ring{make([]float64, steps*width), width, steps} }
 
-func (r ring) at(i int) []float64 {
-	n := len(r.rows) / r.width
-	i %= n
+func (r *ring) at(i int) []float64 {
+	i %= r.steps
 	return r.rows[i*r.width : (i+1)*r.width]
 }
 

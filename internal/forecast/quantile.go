@@ -7,6 +7,8 @@ import "math"
 // that its cost does not grow with what it remembers.
 type residuals struct {
 	bins   [residualBins]float64
+	low    int // no bin below it, nor from high on, has anything
+	high   int
 	all    float64
 	weight float64 // of the next one; grows instead of the old ones shrinking
 	grow   float64
@@ -19,12 +21,14 @@ const (
 
 // newResiduals forgets half of what it saw within halfLife observations.
 func newResiduals(halfLife float64) *residuals {
-	return &residuals{weight: 1, grow: math.Exp2(1 / halfLife)}
+	return &residuals{weight: 1, low: residualBins, grow: math.Exp2(1 / halfLife)}
 }
 
 func (r *residuals) add(u float64) {
 	x := (u + residualSpan) / (2 * residualSpan) * residualBins
-	r.bins[int(max(min(x, residualBins-1), 0))] += r.weight
+	bin := int(max(min(x, residualBins-1), 0))
+	r.bins[bin] += r.weight
+	r.low, r.high = min(r.low, bin), max(r.high, bin+1)
 	r.all += r.weight
 	if r.weight *= r.grow; r.weight > 1e12 {
 		for i := range r.bins {
@@ -43,7 +47,8 @@ func (r *residuals) quantiles(q, out []float64) {
 		return
 	}
 	below, k := 0.0, 0
-	for i, b := range r.bins {
+	for i := r.low; i < r.high && k < len(q); i++ {
+		b := r.bins[i]
 		for k < len(q) && b > 0 && below+b >= q[k]*r.all {
 			part := max((q[k]*r.all-below)/b, 0)
 			out[k] = (float64(i)+part)/residualBins*2*residualSpan - residualSpan

@@ -96,7 +96,7 @@ func NewPlanner(r Rules) *Planner {
 	if p.invalid == nil {
 		p.invalid = p.rules.Validate()
 	}
-	for _, hold := range []time.Duration{5 * time.Minute, 15 * time.Minute, 30 * time.Minute} {
+	for _, hold := range holds {
 		p.holds = append(p.holds, p.rules.stretched(min(hold, p.rules.Season/8)))
 	}
 	if r.ScaleInAfter > 0 { // the operator chose
@@ -340,7 +340,8 @@ func (p *Planner) terms(s situation, c candidate, waiting, drain float64) []Term
 		q = targets[defaultTarget]
 	}
 	own := p.replay.own()
-	terms := make([]Term, 0, 24)
+	weights := p.model.Weights()
+	terms := make([]Term, 0, 14+len(weights))
 	terms = append(terms, []Term{
 		{"recent", s.recent, "units", "mean of the last " + p.rules.recently()},
 		{"expected", s.center, "units", "the experts' mix, one lead time ahead"},
@@ -353,7 +354,7 @@ func (p *Planner) terms(s situation, c candidate, waiting, drain float64) []Term
 		{"hold", c.hold.Seconds(), "s", "how long surplus stays"},
 		{"replayed_late", own.late / max(p.replay.all, 1e-9), "", "share that was late in the replay"},
 	}...)
-	for i, w := range p.model.Weights() {
+	for i, w := range weights {
 		if i == len(p.weights) {
 			p.weights = append(p.weights, "weight_"+w.Expert)
 		}

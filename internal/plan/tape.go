@@ -125,6 +125,7 @@ func (p *replay) play(w *pool, c candidate, i int) {
 	n := len(load)
 	weight, scored, turns := p.tape.weight[:n], p.tape.scored[:n], p.tape.turn[:n]
 	serves, count := p.capacity(w)
+	d.look(w)
 	for ; i < n; i++ {
 		if !(load[i] <= serves) || w.backlog > 0 {
 			w.serve(p, i)
@@ -134,9 +135,11 @@ func (p *replay) play(w *pool, c candidate, i int) {
 		if w.starting > 0 {
 			w.advance(first + i)
 			serves, count = p.capacity(w)
+			d.look(w)
 		}
 		if turn := turns[i]; turn >= 0 && d.decide(w, first+i, turn, weight[i]) {
 			serves, count = p.capacity(w)
+			d.look(w)
 		}
 	}
 }
@@ -204,6 +207,8 @@ type decider struct {
 	drain           float64 // time in which a backlog shall be gone, s; 0 where none is looked at
 	hold, part      int     // steps
 	keeps           bool
+	count           int     // replicas of the pool
+	served          float64 // unit-seconds that they work off within the lead time
 	center          []float64
 	arrives, may    []float64
 	need            []float64
@@ -224,12 +229,17 @@ func (p *replay) decider(c candidate) decider {
 	return d
 }
 
+// look takes in what the pool has.
+func (d *decider) look(w *pool) {
+	d.count = w.ready + w.starting
+	d.served = d.units * (float64(w.ready)*d.lead + w.aged)
+}
+
 // decide starts and stops replicas of a pool at step k, as the decision in
 // earnest does, and says whether it did.
 func (d *decider) decide(w *pool, k, turn int, weight float64) bool {
-	out, count := d.out[turn], w.ready+w.starting
-	work := w.backlog + d.arrives[turn] - d.units*(float64(w.ready)*d.lead+w.aged) - d.may[turn]
-	if work > 0 && d.drain > 0 {
+	out, count := d.out[turn], d.count
+	if work := w.backlog + d.arrives[turn] - d.served - d.may[turn]; work > 0 && d.drain > 0 {
 		if need := d.center[turn] + work/d.drain; need > d.need[turn] {
 			out = replicas(need, d.rules)
 		}
