@@ -103,6 +103,10 @@ const (
 	// mostOfBudget is the share of the promised lateness that a candidate may
 	// use up in the replay. What is chosen with hindsight does worse in future.
 	mostOfBudget = 0.75
+	// allowance is what the share that a candidate may use up and the share that
+	// the pool which followed the choices did use up are together: the first is
+	// cut as soon as the second is beyond 0.65, before the promise is broken.
+	allowance = 1.4
 	// worthwhile is how much cheaper than the choice so far another must be.
 	worthwhile = 0.98
 	// bolder is how much cheaper a less cautious candidate must be.
@@ -110,6 +114,11 @@ const (
 	// peakDays is for how many days the largest demand is remembered.
 	peakDays = 14
 )
+
+// holds are for how long surplus is kept, to choose from. Each is three times the
+// one before, so that one of them is near to what is right. Where bursts come
+// one after the other, hours are: two starts of three are saved by them.
+var holds = []time.Duration{5 * time.Minute, 15 * time.Minute, 45 * time.Minute, 135 * time.Minute}
 
 // newReplay returns a replay of candidates that differ in what they plan for, in
 // how fast they drain and in how long they hold.
@@ -126,7 +135,8 @@ func newReplay(r Rules, holds []time.Duration, flow bool) *replay {
 		if flow {
 			p.ways = manners[1:2]
 		}
-		p.holds = p.holds[len(p.holds)/2 : len(p.holds)/2+1]
+		i := (len(p.holds) - 1) / 2 // the usual one
+		p.holds = p.holds[i : i+1]
 	}
 	for q := range p.targets {
 		for w, m := range p.ways {
@@ -137,7 +147,7 @@ func newReplay(r Rules, holds []time.Duration, flow bool) *replay {
 	}
 	p.fill()
 	for i, c := range p.candidates {
-		if len(p.targets) > 1 && c.target == defaultTarget && (c.name == "calm" || !flow) && c.holds == len(p.holds)/2 {
+		if len(p.targets) > 1 && c.target == defaultTarget && (c.name == "calm" || !flow) && c.holds == (len(p.holds)-1)/2 {
 			p.choice = i
 		}
 	}
@@ -293,7 +303,7 @@ func (p *replay) cost(i int) float64 {
 func (p *replay) allowed() float64 {
 	own := p.own()
 	late := 1 - p.rules.SLO
-	return late * min(max(1.5-own.late/max(p.all+p.daily(), 1e-9)/late, 0.1), mostOfBudget)
+	return late * min(max(allowance-own.late/max(p.all+p.daily(), 1e-9)/late, 0.1), mostOfBudget)
 }
 
 // daily is the work of a mean day, weighted like one of now.
