@@ -11,8 +11,9 @@ CACHE ?= $(or $(GPUPOOL_TOOLS),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/gpupool/to
 GOLANGCI_LINT := v2.6.2
 FUZZTIME ?= 10s
 SCHEDULES ?= 100000
-# Modules of their own, for the AWS SDK, which drives the simulators there.
-SDKTESTS := internal/power/ec2/sdktest internal/queue/sqs/sdktest
+# Modules of their own: for the AWS SDK, which drives the simulators there, and for
+# Prometheus, which finds the agents through Consul.
+SDKTESTS := internal/power/ec2/sdktest internal/queue/sqs/sdktest jobs/monitoring/sdtest
 DEMO ?= full
 ORIGINS ?= 40
 

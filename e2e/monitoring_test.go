@@ -32,7 +32,7 @@ type prometheus struct {
 
 // watch starts a Prometheus on the agents and plugins of a stage, with the
 // alerts of jobs/monitoring. The targets are named one by one, because Debian's
-// build has no discovery through Consul.
+// build has no discovery through Consul, which jobs/monitoring/sdtest tries.
 func watch(p *play) *prometheus {
 	p.Helper()
 	path, err := exec.LookPath("prometheus")
