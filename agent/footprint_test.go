@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -75,10 +76,10 @@ func BenchmarkFootprint(b *testing.B) {
 		})
 		h.addr = addr
 		h.eventually("the peer sees eight GPUs", func() bool {
-			text, err := scrape(addr)
+			text, err := read("http://" + addr + "/metrics")
 			return err == nil && strings.Count(text, "\nnvidia_smi_utilization_gpu_ratio{") == 8
 		})
-		footprint(b, cmd.Process.Pid, func() { h.metrics() })
+		footprint(b, cmd.Process.Pid, "http://"+addr+"/metrics")
 		b.ReportMetric(float64(series(h.metrics())), "series")
 	})
 }
@@ -102,10 +103,7 @@ func (h *host) footprint() {
 	b := h.TB.(*testing.B)
 	b.Helper()
 	before := h.goroutines()
-	footprint(b, h.cmd.Process.Pid, func() {
-		h.snapshot()
-		h.metrics()
-	})
+	footprint(b, h.cmd.Process.Pid, "http://"+h.addr+fleet.SnapshotPath, "http://"+h.addr+"/metrics")
 	after := h.goroutines()
 	b.ReportMetric(after, "goroutines")
 	b.ReportMetric(after-before, "goroutines-grown")
@@ -124,8 +122,16 @@ func (h *host) goroutines() float64 {
 // footprint lets a process be for a second an operation, asks it now and then, and
 // reports what it took. What has grown is what it holds at the end more than a
 // minute after the start, or than at the start of a shorter run.
-func footprint(b *testing.B, pid int, ask func()) {
+func footprint(b *testing.B, pid int, urls ...string) {
 	b.Helper()
+	refused := 0 // as where the machine has no time for it
+	ask := func() {
+		for _, url := range urls {
+			if _, err := read(url); err != nil {
+				refused++
+			}
+		}
+	}
 	ask()
 	first := taken(b, pid)
 	before := processorTime(b, pid)
@@ -154,6 +160,9 @@ func footprint(b *testing.B, pid int, ask func()) {
 	b.ReportMetric(last.memory-first.memory, "MiB-grown")
 	b.ReportMetric(float64(last.files-first.files), "files-grown")
 	b.ReportMetric(float64(last.threads-first.threads), "threads-grown")
+	if refused > 0 {
+		b.ReportMetric(float64(refused), "not-answered")
+	}
 }
 
 // holdings are what a process holds.
@@ -185,13 +194,16 @@ func series(text string) (n int) {
 	return n
 }
 
-// scrape asks for metrics.
-func scrape(addr string) (string, error) {
-	resp, err := http.Get("http://" + addr + "/metrics")
+// read reads what is at a URL.
+func read(url string) (string, error) {
+	resp, err := http.Get(url)
 	if err != nil {
 		return "", err
 	}
 	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return "", errors.New(resp.Status)
+	}
 	text, err := io.ReadAll(resp.Body)
 	return string(text), err
 }
