@@ -96,7 +96,7 @@ func NewPlanner(r Rules) *Planner {
 	if p.invalid == nil {
 		p.invalid = p.rules.Validate()
 	}
-	for _, hold := range []time.Duration{5 * time.Minute, 15 * time.Minute, 30 * time.Minute} {
+	for _, hold := range holds {
 		p.holds = append(p.holds, p.rules.stretched(min(hold, p.rules.Season/8)))
 	}
 	if r.ScaleInAfter > 0 { // the operator chose
