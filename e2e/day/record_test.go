@@ -64,12 +64,13 @@ type moment struct {
 	ready, wanted [2]int // of each policy
 }
 
-type record []moment
+// history is how things stood, one moment after the other.
+type history []moment
 
 const each = 500 * time.Millisecond
 
 // watch writes down how things stand until that time of the days.
-func (w *world) watch(began time.Time, until time.Duration) (r record) {
+func (w *world) watch(began time.Time, until time.Duration) (r history) {
 	w.Helper()
 	failed := 0
 	for next := time.Now(); next.Sub(began) < until; next = next.Add(each) {
@@ -104,7 +105,7 @@ type morning struct {
 	paid  float64       // replica-seconds
 }
 
-func (r record) morning(day, policy int) morning {
+func (r history) morning(day, policy int) morning {
 	midnight := time.Duration(day) * season
 	m := morning{rose: ramp + after}
 	for i, now := range r {
@@ -128,7 +129,7 @@ func (r record) morning(day, policy int) morning {
 }
 
 // writeFile writes the record as CSV, a line a second, for internal/sim/picture.
-func (r record) writeFile(path string) error {
+func (r history) writeFile(path string) error {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "# day %g s, load %g s\n", season.Seconds(), load.Seconds())
 	out := csv.NewWriter(&b)

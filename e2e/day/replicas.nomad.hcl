@@ -61,7 +61,7 @@ job "replicas" {
               lead_time      = var.lead_time
               interval       = "2s"
               scale_in_after = "10s"
-              slo            = "95%"
+              slo            = "90%"
               slo_wait       = "2s"
               wear           = "5s"
             }

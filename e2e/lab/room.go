@@ -120,11 +120,15 @@ func (r *room) start(cmd *exec.Cmd) error {
 	return <-s.err
 }
 
+// closeTimeout is generous: on a busy machine the kernel takes some seconds for
+// the dozens of processes that Nomad's tasks are.
+const closeTimeout = 30 * time.Second
+
 // close empties the room and returns when it is gone.
 func (r *room) close() error {
 	close(r.starts)
 	r.door.Close()
-	late := time.AfterFunc(10*time.Second, func() { _ = r.first.Process.Kill() })
+	late := time.AfterFunc(closeTimeout, func() { _ = r.first.Process.Kill() })
 	defer late.Stop()
 	if err := r.first.Wait(); err != nil {
 		return fmt.Errorf("lab: the room did not close in order: %w", err)
