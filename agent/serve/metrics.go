@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 
 	"github.com/gpupool/gpupool/internal/fleet"
 )
@@ -49,43 +50,90 @@ var Metrics = func() []Metric {
 	return append(all, instanceMetrics...)
 }()
 
-// collector makes the metrics from one snapshot a scrape.
-type collector struct {
-	cfg   Config
-	descs map[string]*prometheus.Desc
+// gatherer makes the metrics, from one snapshot a scrape. It makes what
+// Prometheus' client writes out itself, and not each series as a metric of that
+// client, which would check every scrape again what does not change: the names and
+// labels of [Metrics].
+type gatherer struct {
+	cfg    Config
+	others prometheus.Gatherer // the Go runtime and the process
 }
 
-func newCollector(cfg Config) *collector {
-	c := &collector{cfg, map[string]*prometheus.Desc{}}
-	all := slices.Clone(Metrics)
-	if cfg.Aliases {
-		for _, a := range Aliases {
-			all = append(all, a.Metric)
+// Gather makes the metrics of one scrape, sorted by name.
+func (g gatherer) Gather() ([]*dto.MetricFamily, error) {
+	p := page{families: map[string]*dto.MetricFamily{}}
+	g.collect(p.send)
+	all, err := g.others.Gather()
+	for _, family := range p.families {
+		all = append(all, family)
+	}
+	slices.SortFunc(all, func(a, b *dto.MetricFamily) int { return strings.Compare(a.GetName(), b.GetName()) })
+	return all, err
+}
+
+// page is the series of one scrape. They are carved from a few large pieces of
+// memory: there are many hundreds.
+type page struct {
+	families map[string]*dto.MetricFamily
+	metrics  slab[dto.Metric]
+	gauges   slab[dto.Gauge]
+	counters slab[dto.Counter]
+	pairs    slab[dto.LabelPair]
+	lists    slab[*dto.LabelPair]
+	texts    slab[string]
+	numbers  slab[float64]
+}
+
+// slab gives out parts of what was allocated at once.
+type slab[T any] struct{ left []T }
+
+// take returns n zero values.
+func (s *slab[T]) take(n int) []T {
+	if len(s.left) < n {
+		s.left = make([]T, max(n, 256))
+	}
+	taken := s.left[:n:n]
+	s.left = s.left[n:]
+	return taken
+}
+
+// send adds a series.
+func (p *page) send(m Metric, value float64, labels ...string) {
+	family := p.families[m.Name]
+	if family == nil {
+		name, help, kind := m.Name, m.Help, dto.MetricType_GAUGE
+		if m.Type == prometheus.CounterValue {
+			kind = dto.MetricType_COUNTER
 		}
+		family = &dto.MetricFamily{Name: &name, Help: &help, Type: &kind}
+		p.families[name] = family
 	}
-	for _, m := range all {
-		c.descs[m.Name] = prometheus.NewDesc(m.Name, m.Help, m.Labels, nil)
+	metric, number := &p.metrics.take(1)[0], &p.numbers.take(1)[0]
+	*number = value
+	if m.Type == prometheus.CounterValue {
+		metric.Counter = &p.counters.take(1)[0]
+		metric.Counter.Value = number
+	} else {
+		metric.Gauge = &p.gauges.take(1)[0]
+		metric.Gauge.Value = number
 	}
-	return c
+	metric.Label = p.lists.take(len(labels))
+	for i, l := range labels {
+		text, pair := &p.texts.take(1)[0], &p.pairs.take(1)[0]
+		*text = strings.ToValidUTF8(l, "?") // drivers and model servers choose it
+		pair.Name, pair.Value = &m.Labels[i], text
+		metric.Label[i] = pair
+	}
+	slices.SortFunc(metric.Label, func(a, b *dto.LabelPair) int { return strings.Compare(*a.Name, *b.Name) })
+	family.Metric = append(family.Metric, metric)
 }
 
-func (c *collector) Describe(to chan<- *prometheus.Desc) {
-	for _, d := range c.descs {
-		to <- d
-	}
-}
-
-func (c *collector) Collect(to chan<- prometheus.Metric) {
-	send := func(m Metric, value float64, labels ...string) {
-		for i, l := range labels { // which drivers and model servers choose, and which must not end the agent
-			labels[i] = strings.ToValidUTF8(l, "?")
-		}
-		to <- prometheus.MustNewConstMetric(c.descs[m.Name], m.Type, value, labels...)
-	}
-	s := c.cfg.Snapshot()
+// collect sends the metrics.
+func (g gatherer) collect(send func(m Metric, value float64, labels ...string)) {
+	s := g.cfg.Snapshot()
 	send(buildInfo, 1, s.Node, s.Agent.Version, runtime.Version())
-	if c.cfg.Consul != nil {
-		registered, failures := c.cfg.Consul()
+	if g.cfg.Consul != nil {
+		registered, failures := g.cfg.Consul()
 		send(consulRegistered, number(registered))
 		send(consulErrors, float64(failures))
 	}
@@ -98,21 +146,23 @@ func (c *collector) Collect(to chan<- prometheus.Metric) {
 		send(outsideGPUs, float64(s.Outside.GPUs))
 		send(outsideProcesses, float64(s.Outside.Processes))
 	}
-	for _, g := range s.GPUs {
-		view := gpuView{GPU: g, id: g.UUID, at: s.At}
+	for _, one := range s.GPUs {
+		view := gpuView{GPU: one, id: one.UUID, at: s.At}
 		if view.id == "" {
-			view.id = fmt.Sprintf("index:%d", g.Index)
+			view.id = fmt.Sprintf("index:%d", one.Index)
 		}
+		labels := []string{view.id}
 		for _, m := range gpuMetrics {
-			m.collect(view, func(value float64, labels ...string) {
-				send(m.Metric, value, append([]string{view.id}, labels...)...)
+			m.collect(view, func(value float64, more ...string) {
+				labels = append(labels[:1], more...)
+				send(m.Metric, value, labels...)
 			})
 		}
-		if c.cfg.Aliases {
-			collectAliases(s, g, send)
+		if g.cfg.Aliases {
+			collectAliases(s, one, send)
 		}
 	}
-	c.cfg.Instances.collect(s.Instances, send)
+	g.cfg.Instances.collect(s.Instances, send)
 }
 
 type taskID struct{ alloc, task string }

@@ -48,15 +48,14 @@ const inFlight = 64
 //	GET /metrics      [Metrics] in Prometheus' text format
 //	POST /v1/off      package offswitch, if the agent has a key for it
 func Handler(cfg Config) http.Handler {
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(
-		newCollector(cfg),
+	others := prometheus.NewRegistry()
+	others.MustRegister(
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
-	metrics := promhttp.HandlerFor(registry, promhttp.HandlerOpts{
+	metrics := promhttp.HandlerFor(gatherer{cfg, others}, promhttp.HandlerOpts{
 		MaxRequestsInFlight: 4, Timeout: 5 * time.Second,
-		ErrorHandling: promhttp.ContinueOnError, // a series that is there twice must not cost the others
+		ErrorHandling: promhttp.ContinueOnError, // what is not known of the process must not cost the others
 		// The network of a GPU host has room for the 100 kB; its processors have work.
 		DisableCompression: true,
 	})
