@@ -15,13 +15,31 @@ import (
 	"github.com/gpupool/gpupool/internal/nomad/nomadtest"
 )
 
-// servers is a Nomad that a test looks at.
+// servers is a Nomad that a test looks at, and the hold of its host.
 type servers struct {
-	mu     sync.Mutex // for err, which tests change
-	err    error
+	mu   sync.Mutex
+	err  error
+	ours bool // the last drain is the leaver's
+	seen
+}
+
+// seen is what a test looks at.
+type seen struct {
 	drains []nomad.DrainSpec
 	back   int
-	ours   bool // the last drain is the leaver's
+	hold   string
+}
+
+func (s *servers) look() seen {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.seen
+}
+
+func (s *servers) Hold(why string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.hold = why
 }
 
 func (s *servers) NodeID(context.Context, string) (string, error) {
@@ -37,12 +55,16 @@ func (s *servers) fail(err error) {
 }
 
 func (s *servers) Drain(_ context.Context, _ string, spec nomad.DrainSpec) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.drains = append(s.drains, spec)
 	s.ours = true
 	return nil
 }
 
 func (s *servers) GiveBack(context.Context, string, string) (bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if !s.ours {
 		return false, nil
 	}
@@ -57,44 +79,43 @@ func pass(d time.Duration) {
 	synctest.Wait()
 }
 
-// leaving is a leaver in a bubble, with the notices and the hold of its host.
-func leaving(t *testing.T, nodes *servers) (source *said, hold *string) {
+// leaving runs a leaver in a bubble, for a host whose notices are those of source.
+func leaving(t *testing.T, nodes *servers, source *said) {
 	ctx, cancel := context.WithCancel(t.Context())
 	t.Cleanup(func() { cancel(); synctest.Wait() })
-	source, hold = new(said), new(string)
 	log := slog.New(slog.DiscardHandler)
 	w := New(Config{Sources: map[string]Source{"test": source}, Log: log})
-	l := NewLeaver(LeaverConfig{Watch: w, Hold: func(why string) { *hold = why }, Nomad: nodes, Node: "gpu-1", Log: log})
+	l := NewLeaver(LeaverConfig{Watch: w, Hold: nodes.Hold, Nomad: nodes, Node: "gpu-1", Log: log})
 	go w.Run(ctx)
 	go l.Run(ctx)
-	return source, hold
 }
 
 func TestLeavingWithTheTimeThatIsLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		nodes := new(servers)
-		source, hold := leaving(t, nodes)
+		nodes, source := new(servers), new(said)
+		leaving(t, nodes, source)
 		pass(time.Minute)
-		if len(nodes.drains) != 0 || nodes.back != 0 || *hold != "" {
-			t.Fatalf("all is well: %+v, hold %q", nodes, *hold)
+		if got := nodes.look(); len(got.drains) != 0 || got.back != 0 || got.hold != "" {
+			t.Fatalf("all is well: %+v", got)
 		}
 		source.set(nil, Notice{ID: "likely", What: "may go", Likely: true})
 		pass(time.Minute)
-		if len(nodes.drains) != 0 || *hold != "" {
-			t.Errorf("it may go: %+v, hold %q", nodes, *hold)
+		if got := nodes.look(); len(got.drains) != 0 || got.hold != "" {
+			t.Errorf("it may go: %+v", got)
 		}
 		source.set(nil, Notice{ID: "spot", What: "goes", By: time.Now().Add(2 * time.Minute)})
 		pass(time.Minute)
-		if len(nodes.drains) != 1 || nodes.drains[0].Pool != Mark || *hold != "goes" {
-			t.Fatalf("it goes: %+v, hold %q", nodes.drains, *hold)
+		got := nodes.look()
+		if len(got.drains) != 1 || got.drains[0].Pool != Mark || got.hold != "goes" {
+			t.Fatalf("it goes: %+v", got)
 		}
-		if d := nodes.drains[0].Deadline; d < 105*time.Second || d > 115*time.Second {
+		if d := got.drains[0].Deadline; d < 105*time.Second || d > 115*time.Second {
 			t.Errorf("two minutes before the end the drain has %s", d)
 		}
 		source.set(nil)
 		pass(time.Minute)
-		if nodes.back != 1 || *hold != "" {
-			t.Errorf("it stays after all: %+v, hold %q", nodes, *hold)
+		if got := nodes.look(); got.back != 1 || got.hold != "" {
+			t.Errorf("it stays after all: %+v", got)
 		}
 	})
 }
@@ -103,14 +124,14 @@ func TestLeavingWithTheTimeThatIsLeft(t *testing.T) {
 // without a time leaves it all the time that it wants.
 func TestDeadlines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		nodes := new(servers)
-		source, _ := leaving(t, nodes)
+		nodes, source := new(servers), new(said)
+		leaving(t, nodes, source)
 		source.set(nil, Notice{ID: "past", By: time.Now().Add(-time.Hour)})
 		pass(10 * time.Second)
 		source.set(nil, Notice{ID: "open"})
 		pass(10 * time.Second)
-		if len(nodes.drains) != 2 || nodes.drains[0].Deadline != time.Second || nodes.drains[1].Deadline != 0 {
-			t.Errorf("%+v", nodes.drains)
+		if got := nodes.look().drains; len(got) != 2 || got[0].Deadline != time.Second || got[1].Deadline != 0 {
+			t.Errorf("%+v", got)
 		}
 	})
 }
@@ -119,32 +140,32 @@ func TestDeadlines(t *testing.T) {
 // notice may still stand.
 func TestNothingIsGivenBackOnHalfAWord(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		nodes := &servers{ours: true}
-		source, _ := leaving(t, nodes)
+		nodes, source := &servers{ours: true}, new(said)
 		source.set(errors.New("no route"))
+		leaving(t, nodes, source)
 		pass(time.Minute)
-		if nodes.back != 0 {
+		if nodes.look().back != 0 {
 			t.Error("given back although nobody knows whether the host goes")
 		}
 		source.set(nil)
 		pass(time.Minute)
-		if nodes.back != 1 {
-			t.Errorf("given back %d times", nodes.back)
+		if got := nodes.look().back; got != 1 {
+			t.Errorf("given back %d times", got)
 		}
 	})
 }
 
 func TestNomadIsTriedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		nodes := new(servers)
+		nodes, source := new(servers), new(said)
 		nodes.fail(errors.New("no leader"))
-		source, _ := leaving(t, nodes)
+		leaving(t, nodes, source)
 		source.set(nil, Notice{ID: "spot"})
 		pass(time.Minute)
 		nodes.fail(nil)
 		pass(3 * time.Second)
-		if len(nodes.drains) != 1 {
-			t.Errorf("drains: %+v", nodes.drains)
+		if got := nodes.look().drains; len(got) != 1 {
+			t.Errorf("drains: %+v", got)
 		}
 	})
 }
