@@ -44,7 +44,11 @@ type List struct {
 
 // NewList makes a source. It sends nothing.
 func NewList(cfg ListConfig) (*List, error) {
-	c, err := open(cfg.Server)
+	keys := []string{cfg.List}
+	if cfg.Running != "" {
+		keys = append(keys, cfg.Running)
+	}
+	c, err := open(cfg.Server, keys...)
 	if err != nil {
 		return nil, err
 	}
@@ -55,11 +59,7 @@ func NewList(cfg ListConfig) (*List, error) {
 // that moves from one to the other is counted once.
 func (l *List) Read(ctx context.Context) (queue.Reading, error) {
 	defer l.client.wire.Call(ctx)()
-	keys := []string{l.cfg.List}
-	if l.cfg.Running != "" {
-		keys = append(keys, l.cfg.Running)
-	}
-	counts, err := l.count(ctx, keys)
+	counts, err := l.count(ctx, l.client.keys)
 	if err != nil {
 		return queue.Reading{}, err
 	}

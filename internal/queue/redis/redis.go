@@ -22,8 +22,9 @@ import (
 
 // Server says how to reach Redis.
 type Server struct {
-	Addresses []string // of the server, or of its Sentinels
+	Addresses []string // of the server, of its Sentinels, or of some nodes of a cluster
 	Sentinel  string   // name of the master that the Sentinels watch; empty is none
+	Cluster   bool     // the server is a cluster
 	Username  string
 	Password  secret.Ref // empty is none
 
@@ -37,10 +38,11 @@ type Server struct {
 
 func declareServer(r *setting.Reader) Server {
 	s := Server{
-		Addresses: r.List("address", nil, "The server, `host:port`. With `sentinel_master`, its Sentinels, separated by commas.", setting.Rule[[]string]{
+		Addresses: r.List("address", nil, "The server, `host:port`. With `sentinel_master`, its Sentinels, or with `cluster`, some of its nodes, separated by commas.", setting.Rule[[]string]{
 			Text: "host:port", OK: dial.HostPorts,
 		}),
 		Sentinel:         r.String("sentinel_master", "", "Ask the Sentinels at `address` for the master of this name."),
+		Cluster:          r.Bool("cluster", false, "The server is a Redis Cluster: the nodes at `address` are asked which one has the key. A list and what runs of it need the same part in braces, as `{tasks}:waiting` and `{tasks}:running`."),
 		Username:         r.String("username", "", "User of the ACL. Without it, the default user."),
 		Password:         r.Secret("password", "Its password. Without it, none is sent."),
 		SentinelUsername: r.String("sentinel_username", "", "User of the Sentinels' ACL."),
@@ -49,8 +51,14 @@ func declareServer(r *setting.Reader) Server {
 		UseTLS:           r.Bool("tls", false, "Speak TLS."),
 		TLS:              dial.DeclareTLS(r),
 	}
-	if len(s.Addresses) > 1 && s.Sentinel == "" {
-		r.Reject("address", "has several servers", "give one, or sentinel_master with the addresses of its Sentinels")
+	if len(s.Addresses) > 1 && s.Sentinel == "" && !s.Cluster {
+		r.Reject("address", "has several servers", "give one, or sentinel_master with the addresses of its Sentinels, or cluster")
+	}
+	if s.Cluster && s.Sentinel != "" {
+		r.Reject("cluster", "is set beside sentinel_master", "a cluster has no Sentinels: give one of the two")
+	}
+	if s.Cluster && s.Database != 0 {
+		r.Reject("database_index", "is not 0", "a cluster has no other")
 	}
 	return s
 }
@@ -72,6 +80,7 @@ func serverKEDA(more map[string]string) map[string]string {
 // client speaks to one server for one source.
 type client struct {
 	server Server
+	keys   []string // that it reads, which a cluster must have in one slot
 	wire   dial.Wire
 	tls    *tls.Config // nil is without
 	redis  *redis.Client
@@ -79,18 +88,23 @@ type client struct {
 	secrets *queue.Secrets
 }
 
-func open(s Server) (*client, error) {
-	c := &client{server: s, secrets: new(queue.Secrets)}
+func open(s Server, keys ...string) (*client, error) {
+	c := &client{server: s, keys: keys, secrets: new(queue.Secrets)}
 	if s.UseTLS {
 		var err error
 		if c.tls, err = s.TLS.Config(""); err != nil {
 			return nil, err
 		}
 	}
-	o := options(c.dial)
-	o.DB, o.CredentialsProviderContext = s.Database, c.credentials
-	c.redis = redis.NewClient(o)
+	c.begin()
 	return c, nil
+}
+
+// begin makes the library's client, which has no connection yet.
+func (c *client) begin() {
+	o := options(c.dial)
+	o.DB, o.CredentialsProviderContext = c.server.Database, c.credentials
+	c.redis = redis.NewClient(o)
 }
 
 type dialer = func(ctx context.Context, network, address string) (net.Conn, error)
@@ -109,14 +123,18 @@ func options(d dialer) *redis.Options {
 	}
 }
 
-// dial connects to the server, or to the master that the Sentinels name.
+// dial connects to the server, to the master that the Sentinels name, or to the
+// node of a cluster that has the key.
 func (c *client) dial(ctx context.Context, network, _ string) (net.Conn, error) {
-	address := c.server.Addresses[0]
-	if c.server.Sentinel != "" {
-		var err error
-		if address, err = c.master(ctx); err != nil {
-			return nil, err
-		}
+	address, err := c.server.Addresses[0], error(nil)
+	switch {
+	case c.server.Sentinel != "":
+		address, err = c.master(ctx)
+	case c.server.Cluster:
+		address, err = c.node(ctx)
+	}
+	if err != nil {
+		return nil, err
 	}
 	return c.connect(ctx, network, address)
 }
@@ -160,6 +178,62 @@ func (c *client) master(ctx context.Context) (string, error) {
 	return "", errors.Join(errs...)
 }
 
+// node asks one node of the cluster after the other which has the keys.
+func (c *client) node(ctx context.Context) (string, error) {
+	var errs []error
+	for _, address := range c.server.Addresses {
+		found, err := c.nodeBy(ctx, address)
+		if err == nil || errors.Is(err, errSlots) {
+			return found, err
+		}
+		errs = append(errs, fmt.Errorf("node %s: %w", address, err))
+	}
+	return "", errors.Join(errs...)
+}
+
+// errSlots means that no node of a cluster can answer for all keys at once.
+var errSlots = errors.New("the keys are not in one slot of the cluster: give them the same part in braces, as {tasks}:waiting and {tasks}:running")
+
+// nodeBy asks one node which has the keys: the slot of a key, and the master of
+// each range of slots, https://redis.io/docs/latest/commands/cluster-slots/.
+func (c *client) nodeBy(ctx context.Context, address string) (string, error) {
+	o := options(func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return c.connect(ctx, network, address)
+	})
+	o.CredentialsProviderContext = c.credentials
+	asked := redis.NewClient(o)
+	defer asked.Close() //nolint:errcheck // only read
+	var slot int64
+	for i, key := range c.keys {
+		n, err := asked.ClusterKeySlot(ctx, key).Result()
+		if err != nil {
+			return "", err
+		}
+		if i > 0 && n != slot {
+			return "", errSlots
+		}
+		slot = n
+	}
+	ranges, err := asked.ClusterSlots(ctx).Result()
+	if err != nil {
+		return "", err
+	}
+	for _, r := range ranges {
+		if int64(r.Start) > slot || slot > int64(r.End) || len(r.Nodes) == 0 {
+			continue
+		}
+		host, port, err := net.SplitHostPort(r.Nodes[0].Addr)
+		if err != nil {
+			return "", err
+		}
+		if host == "" { // the one that was asked
+			host, _, _ = net.SplitHostPort(address)
+		}
+		return net.JoinHostPort(host, port), nil
+	}
+	return "", fmt.Errorf("no node has slot %d of the cluster", slot)
+}
+
 // credentials are read at each login, so that a rotated one is picked up.
 func (c *client) credentials(context.Context) (username, password string, err error) {
 	if c.server.Password == "" {
@@ -188,6 +262,8 @@ func (c *client) fail(ctx context.Context, what string, err error) error {
 	var said redis.Error
 	switch text := err.Error(); {
 	case class != nil:
+	case errors.Is(err, errSlots):
+		class = queue.ErrRefused
 	case !errors.As(err, &said):
 		class = queue.ErrInvalid
 		if errors.Is(err, redis.ErrClosed) || errors.Is(err, redis.ErrPoolTimeout) {
@@ -195,6 +271,10 @@ func (c *client) fail(ctx context.Context, what string, err error) error {
 		}
 	case hasPrefix(text, "WRONGPASS", "NOAUTH", "NOPERM", "ERR invalid password", "ERR AUTH", "ERR Client sent AUTH"):
 		class = queue.ErrAuth
+	case hasPrefix(text, "MOVED", "ASK"):
+		class = queue.ErrUnreachable
+		_ = c.redis.Close() // the key has moved: the next connection goes where it is
+		c.begin()
 	case hasPrefix(text, "LOADING", "MASTERDOWN", "BUSY", "TRYAGAIN", "CLUSTERDOWN", "ERR max number of clients"):
 		class = queue.ErrUnreachable
 	case hasPrefix(text, "ERR no such key"):

@@ -232,3 +232,94 @@ queue "q" {
 		return read()
 	})
 }
+
+// TestCluster: each key is read from the node that has it, also after it moved
+// and after the first node that is named died.
+func TestCluster(t *testing.T) {
+	ctx := t.Context()
+	halves := [][2]int{{0, 8191}, {8192, 16383}}
+	nodes, buses := make([]*server, len(halves)), make([]string, len(halves))
+	for i, half := range halves {
+		buses[i] = fmt.Sprint(queuetest.FreePort(t))
+		nodes[i] = start(t, "--cluster-enabled", "yes", "--cluster-port", buses[i], "--cluster-announce-ip", queuetest.Host())
+		must(t, nodes[i].db.ClusterAddSlotsRange(ctx, half[0], half[1]).Err())
+	}
+	_, port, _ := strings.Cut(nodes[1].addr, ":")
+	must(t, nodes[0].db.Do(ctx, "CLUSTER", "MEET", queuetest.Host(), port, buses[1]).Err())
+	for _, n := range nodes {
+		queuetest.Eventually(t, "cluster_state:ok cluster_slots_assigned:16384", func() string {
+			info, _ := n.db.ClusterInfo(ctx).Result()
+			lines := strings.Split(info, "\r\n")
+			return strings.Join(lines[:min(2, len(lines))], " ")
+		})
+	}
+	t.Setenv("REDIS_PASSWORD", password)
+	set := func(kind, keys string) *queue.Set {
+		t.Helper()
+		set, err := parse(fmt.Appendf(nil, `queue "q" {
+			source %q {
+				cluster  = true
+				address  = "127.0.0.1:1, %s, %s"
+				password = "env:REDIS_PASSWORD"
+				%s
+			}
+		}`, kind, nodes[0].addr, nodes[1].addr, keys))
+		must(t, err)
+		t.Cleanup(func() { _ = set.Close() })
+		return set
+	}
+	show := func(s *queue.Set) string { return queuetest.Show(s.Queues[0].Read(ctx, queuetest.Now)) }
+	want := func(what string, s *queue.Set, want string) {
+		t.Helper()
+		if got := show(s); !strings.Contains(got, want) {
+			t.Errorf("%s: %s, want %s", what, got, want)
+		}
+	}
+
+	// By CRC16: {a} is in slot 15495, {b} in 3300.
+	must(t, nodes[1].db.RPush(ctx, "{a}:list", 1, 2, 3).Err())
+	must(t, nodes[1].db.RPush(ctx, "{a}:running", 4).Err())
+	must(t, nodes[0].db.XAdd(ctx, &goredis.XAddArgs{Stream: "{b}:stream", Values: []any{"x", 1}}).Err())
+	list := set("redis", `list_name = "{a}:list"
+		running_list_name = "{a}:running"`)
+	want("a list on the second node", list, "3 waiting and 1 running")
+	want("a stream on the first", set("redis-streams", `stream = "{b}:stream"`), "1 waiting")
+	want("two keys of two nodes", set("redis", `list_name = "{a}:list"
+		running_list_name = "{b}:running"`), "the keys are not in one slot")
+
+	ids := make([]string, len(nodes))
+	for i, n := range nodes {
+		var err error
+		ids[i], err = n.db.Do(ctx, "CLUSTER", "MYID").Text()
+		must(t, err)
+	}
+	const slot = 15495
+	must(t, nodes[0].db.Do(ctx, "CLUSTER", "SETSLOT", slot, "IMPORTING", ids[1]).Err())
+	must(t, nodes[1].db.Do(ctx, "CLUSTER", "SETSLOT", slot, "MIGRATING", ids[0]).Err())
+	host, to, _ := strings.Cut(nodes[0].addr, ":")
+	must(t, nodes[1].db.Do(ctx, "MIGRATE", host, to, "", 0, 5000, "AUTH", password, "KEYS", "{a}:list", "{a}:running").Err())
+	for _, n := range nodes {
+		must(t, n.db.Do(ctx, "CLUSTER", "SETSLOT", slot, "NODE", ids[0]).Err())
+	}
+	want("the list just moved", list, "MOVED")
+	want("after it moved", list, "3 waiting and 1 running")
+}
+
+func TestClusterSettings(t *testing.T) {
+	for lines, want := range map[string]string{
+		`sentinel_master = "m"`: "a cluster has no Sentinels",
+		`database_index = 2`:    "a cluster has no other",
+	} {
+		_, err := parse(fmt.Appendf(nil, `queue "q" {
+			source "redis" {
+				cluster   = true
+				address   = "127.0.0.1:1"
+				list_name = "l"
+				%s
+			}
+		}`, lines))
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", lines, err, want)
+		}
+	}
+}

@@ -44,7 +44,7 @@ type Stream struct {
 
 // NewStream makes a source. It sends nothing.
 func NewStream(cfg StreamConfig) (*Stream, error) {
-	c, err := open(cfg.Server)
+	c, err := open(cfg.Server, cfg.Stream)
 	if err != nil {
 		return nil, err
 	}
