@@ -214,7 +214,7 @@ func (c *client) nodeBy(ctx context.Context, address string) (string, error) {
 		}
 		slot = n
 	}
-	ranges, err := asked.ClusterSlots(ctx).Result()
+	ranges, err := asked.ClusterSlots(ctx).Result() //nolint:staticcheck // Redis before version 7 has no other
 	if err != nil {
 		return "", err
 	}
