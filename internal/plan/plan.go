@@ -116,7 +116,7 @@ type Rules struct {
 	SLO float64
 	// LateCost is what it costs that work is late beyond what SLO allows, as
 	// so many times the capacity that serves it; 0 means 120 for each minute
-	// of Lead, and at least 600. It is high,
+	// of Lead, and at least 500. It is high,
 	// because the SLO is a promise, and finite, because of jumps that no
 	// capacity could have met. Less forgets a jump sooner.
 	LateCost float64
@@ -154,7 +154,7 @@ func (r Rules) withDefaults() Rules {
 		r.SLO = 0.99
 	}
 	if r.LateCost == 0 {
-		r.LateCost = min(max(600, 120*r.Lead.Minutes()), 1e6)
+		r.LateCost = min(max(500, 120*r.Lead.Minutes()), 1e6)
 	}
 	return r
 }

@@ -97,7 +97,10 @@ func NewPlanner(r Rules) *Planner {
 		p.invalid = p.rules.Validate()
 	}
 	for _, hold := range holds {
-		p.holds = append(p.holds, p.rules.stretched(min(hold, p.rules.Season/8)))
+		hold = p.rules.stretched(min(hold, p.rules.Season/8, longestHold(p.rules.Lead)))
+		if n := len(p.holds); n == 0 || hold > p.holds[n-1] {
+			p.holds = append(p.holds, hold)
+		}
 	}
 	if r.ScaleInAfter > 0 { // the operator chose
 		p.holds = []time.Duration{p.rules.stretched(min(r.ScaleInAfter, p.rules.Season))}

@@ -120,6 +120,10 @@ const (
 // one after the other, hours are: two starts of three are saved by them.
 var holds = []time.Duration{5 * time.Minute, 15 * time.Minute, 45 * time.Minute, 135 * time.Minute}
 
+// longestHold is beyond how long none goes: where a start is short there is
+// little to be saved by hours.
+func longestHold(lead time.Duration) time.Duration { return max(30*time.Minute, 27*lead) }
+
 // newReplay returns a replay of candidates that differ in what they plan for, in
 // how fast they drain and in how long they hold.
 func newReplay(r Rules, holds []time.Duration, flow bool) *replay {

@@ -162,7 +162,7 @@ func declareRules(r pluginconfig.Reader, required bool) plan.Rules {
 
 		SLO:      float64(r.Fraction("slo", 0.99, "Share of work that shall be on time. More costs more: it decides how much is kept in reserve.", setting.Between[setting.Fraction](0.5, 0.9999))),
 		Wait:     duration("slo_wait", time.Minute, "Longest that work may wait and still be on time."),
-		LateCost: r.Float("late_cost", 0, "What work that is late beyond what slo allows costs, as so many times the capacity that serves it. 0 means 120 for each minute of lead_time, and at least 600. Less lets go sooner of the reserve that a jump left behind.", setting.Between(0, 1e6)),
+		LateCost: r.Float("late_cost", 0, "What work that is late beyond what slo allows costs, as so many times the capacity that serves it. 0 means 120 for each minute of lead_time, and at least 500. Less lets go sooner of the reserve that a jump left behind.", setting.Between(0, 1e6)),
 		Wear:     duration("wear", 10*time.Minute, "What one start costs beyond the time it takes, as so much time of a running one. More means fewer power cycles and more idle time."),
 
 		RequestCost:  r.Float("cost_per_late_request", 0, "What one request that is late costs, in the money of replica_price. With it the newsvendor's quantile decides how much is kept in reserve, instead of slo: more cost never means less capacity.", setting.Between(0, 1e9)),
