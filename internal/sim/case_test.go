@@ -36,10 +36,10 @@ func TestCaseOfTheShop(t *testing.T) {
 	near(t, "utilization of the fixed fleet", fixed.Utilization, 0.22, 0.02)
 	near(t, "price of the fixed fleet", paid, 85_000, 1)
 	near(t, "attainment of the fixed fleet", fixed.Attainment, 1, 1e-9)
-	for _, name := range []string{"tracking", "tracking-queue", "nomad-target-value", "nomad-threshold", "hpa", "keda", "aws-predictive"} {
+	for _, name := range []string{"predictive", "tracking", "tracking-queue", "nomad-target-value", "nomad-threshold", "hpa", "keda", "aws-predictive"} {
 		r, low, high, paid := try(mustSpec(t, name))
 		switch name {
-		case "tracking", "tracking-queue":
+		case "predictive", "tracking", "tracking-queue":
 			if low > 8 || high < 20 || r.Utilization < 0.6 || paid > 36_000 || r.Attainment < 0.99 {
 				t.Errorf("%s: %.0f to %.0f instances, %.2f busy, $%.0f a month, %.4f on time", name, low, high, r.Utilization, paid, r.Attainment)
 			}
