@@ -299,9 +299,9 @@ func (p *Planner) predict(in Input, signal demand.Series, r Rules) Decision {
 	}
 	s.aged = age
 	s.ready = float64(max(in.Count-len(in.Starting), 0))
-	waiting, waited := 0.0, false
+	waiting := 0.0
 	if p.flow {
-		waiting, waited = p.queue(in, c)
+		waiting = p.queue(in)
 	}
 	s.backlog = waiting * in.Service.Seconds()
 	out, drain := s.out(r, c)
@@ -311,11 +311,10 @@ func (p *Planner) predict(in Input, signal demand.Series, r Rules) Decision {
 		}
 	}
 	keep := p.replay.keep(p.replay.own(), c)
-	why := p.whyKeep(in, signal, c, waited)
-	want, rule := out, RulePredictive
+	want, rule, why := out, RulePredictive, ""
 	if out < in.Count {
 		want = min(in.Count, max(out, keep))
-		if why != "" {
+		if why = p.whyKeep(in, signal, c); why != "" {
 			want = in.Count
 		}
 	}
@@ -367,14 +366,14 @@ func (p *Planner) terms(s situation, c candidate, waiting, drain float64) []Term
 }
 
 // whyKeep says why nothing may be let go now; "" when it may.
-func (p *Planner) whyKeep(in Input, signal demand.Series, c candidate, waited bool) string {
+func (p *Planner) whyKeep(in Input, signal demand.Series, c candidate) string {
 	r := p.rules
 	r.ScaleInAfter = c.hold
 	past := signal.Window(in.Now.Add(-r.ScaleInAfter-r.StaleAfter-r.Smooth), in.Now)
-	if _, why := surplus(past, in, r, false); why != "" {
+	if why := unknown(past, in.Now, r); why != "" {
 		return why
 	}
-	if waited {
+	if p.flow && p.waited(in, c) {
 		return fmt.Sprintf("work waited within the last %s", short(c.hold))
 	}
 	return ""
@@ -405,24 +404,24 @@ func (p *Planner) sentence(in Input, r Rules, d Decision, s situation, c candida
 	return text + limits(in, r, d.Count, want)
 }
 
-// queue is the units that wait now, and whether any waited for a good part of
-// the allowed time within the hold time: then nothing is let go.
-func (p *Planner) queue(in Input, c candidate) (waiting float64, waited bool) {
+// queue is the units that wait now; 0 where that is not known.
+func (p *Planner) queue(in Input) float64 {
+	last, _ := in.Queue.Window(in.Now.Add(-p.rules.StaleAfter-1), in.Now).Last()
+	return last.Value
+}
+
+// waited says whether any waited for a good part of the allowed time within the
+// hold time: then nothing is let go.
+func (p *Planner) waited(in Input, c candidate) bool {
 	r := p.rules
-	recent := in.Queue.Window(in.Now.Add(-max(c.hold, r.StaleAfter)), in.Now)
-	if len(recent) == 0 {
-		return 0, false
-	}
-	last := recent[len(recent)-1]
-	if in.Now.Sub(last.At) <= r.StaleAfter {
-		waiting = last.Value
-	}
-	for _, v := range recent.Window(in.Now.Add(-c.hold), in.Now) {
-		if v.Value*in.Service.Seconds() > waitedPart*r.Wait.Seconds()*max(p.model.Recent(recentSteps), r.Units) {
-			return waiting, true
+	long := waitedPart * r.Wait.Seconds() * max(p.model.Recent(recentSteps), r.Units)
+	service := in.Service.Seconds()
+	for _, v := range in.Queue.Window(in.Now.Add(-c.hold), in.Now) {
+		if v.Value*service > long {
+			return true
 		}
 	}
-	return waiting, false
+	return false
 }
 
 // waitedPart is the share of the allowed wait from which a queue counts as one

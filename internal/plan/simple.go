@@ -195,14 +195,8 @@ func surplus(past demand.Series, in Input, r Rules, flow bool) (most float64, wh
 	if p, ok := window.Max(); ok {
 		most = p.Value
 	}
-	if gaps := past.Gaps(from, in.Now, r.StaleAfter); len(gaps) > 0 {
-		if len(past.Window(from.Add(-r.StaleAfter), gaps[0].From)) == 0 {
-			return most, fmt.Sprintf("what is known begins only %s ago", short(in.Now.Sub(gaps[0].To)))
-		}
-		return most, fmt.Sprintf("nothing is known for %s of the last %s", short(gaps[0].Length()), short(r.ScaleInAfter))
-	}
-	if !flow {
-		return most, ""
+	if why := unknown(past, in.Now, r); why != "" || !flow {
+		return most, why
 	}
 	q, _ := in.Queue.Window(in.Now.Add(-r.StaleAfter), in.Now).Last()
 	serving := float64(max(in.Count-len(in.Starting), 0)) * r.Units
@@ -210,6 +204,20 @@ func surplus(past demand.Series, in Input, r Rules, flow bool) (most float64, wh
 		return most, fmt.Sprintf("%s units still wait", number(q.Value))
 	}
 	return most, ""
+}
+
+// unknown says since when, or for how long, nothing is known within the hold
+// time; "" when all of it is.
+func unknown(past demand.Series, now time.Time, r Rules) string {
+	from := now.Add(-r.ScaleInAfter)
+	gaps := past.Gaps(from, now, r.StaleAfter)
+	switch {
+	case len(gaps) == 0:
+		return ""
+	case len(past.Window(from.Add(-r.StaleAfter), gaps[0].From)) == 0:
+		return fmt.Sprintf("what is known begins only %s ago", short(now.Sub(gaps[0].To)))
+	}
+	return fmt.Sprintf("nothing is known for %s of the last %s", short(gaps[0].Length()), short(r.ScaleInAfter))
 }
 
 // sentence says what was decided in words that need no legend.
