@@ -108,16 +108,21 @@ log.console.level = warning
 	return s
 }
 
-// put makes a queue. What was begun stays so until the test of the server is
-// over.
+// put makes a classic queue. What was begun stays so until the test of the
+// server is over.
 func (s *server) put(t, whole *testing.T, name string, items, begun int) {
+	t.Helper()
+	s.fill(t, whole, name, amqp091.QueueTypeClassic, items, begun)
+}
+
+func (s *server) fill(t, whole *testing.T, name, kind string, items, begun int) {
 	t.Helper()
 	conn, err := amqp091.Dial(fmt.Sprintf("amqp://gpupool:%s@%s/", password, s.amqp))
 	must(t, err)
 	whole.Cleanup(func() { _ = conn.Close() })
 	ch, err := conn.Channel()
 	must(t, err)
-	_, err = ch.QueueDeclare(name, false, false, false, false, nil)
+	_, err = ch.QueueDeclare(name, kind == amqp091.QueueTypeQuorum, false, false, false, amqp091.Table{amqp091.QueueTypeArg: kind})
 	must(t, err)
 	must(t, ch.Confirm(false))
 	for range items {
@@ -171,6 +176,7 @@ func settings(t *testing.T, s *server) {
 	t.Setenv("RABBIT_PASSWORD", password)
 	s.put(t, t, "tasks", 6, 2)
 	s.put(t, t, "odd/name %2F", 3, 0)
+	s.fill(t, t, "replicated", amqp091.QueueTypeQuorum, 5, 2)
 	read := func(host, name, more string) string {
 		set, err := parse(fmt.Appendf(nil, `
 queue "q" {
@@ -190,9 +196,11 @@ queue "q" {
 		{"http://" + s.http, "tasks", "value = 3", "4 waiting and 2 running, needs 2, active true"},
 		{"http://" + s.http, "tasks", "exclude_unacknowledged = true", "4 waiting and unknown running, needs 4, active true"},
 		{"http://" + s.http, "odd/name %2F", "", "3 waiting"},
+		{"http://" + s.http, "replicated", "", "3 waiting and 2 running"},
 		{"http://" + s.http, "tasks", `vhost_name = "elsewhere"`, queue.ErrMissing.Error()},
 		{"amqp://" + s.amqp, "tasks", "", "4 waiting and unknown running"},
 		{"amqp://" + s.amqp, "odd/name %2F", "", "3 waiting"},
+		{"amqp://" + s.amqp, "replicated", "", "3 waiting and unknown running"},
 		{"amqp://" + s.amqp, "none", "missing_as_zero = true", "0 waiting"},
 		{"amqp://" + s.amqp, "tasks", `vhost_name = "elsewhere"`, queue.ErrAuth.Error()},
 	} {
