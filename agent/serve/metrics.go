@@ -61,7 +61,7 @@ type gatherer struct {
 
 // Gather makes the metrics of one scrape, sorted by name.
 func (g gatherer) Gather() ([]*dto.MetricFamily, error) {
-	p := page{families: map[string]*dto.MetricFamily{}}
+	p := page{families: map[string]*dto.MetricFamily{}, sent: map[string]bool{}}
 	g.collect(p.send)
 	all, err := g.others.Gather()
 	for _, family := range p.families {
@@ -75,6 +75,7 @@ func (g gatherer) Gather() ([]*dto.MetricFamily, error) {
 // memory: there are many hundreds.
 type page struct {
 	families map[string]*dto.MetricFamily
+	sent     map[string]bool // the series that are there, by name and labels
 	metrics  slab[dto.Metric]
 	gauges   slab[dto.Gauge]
 	counters slab[dto.Counter]
@@ -97,8 +98,17 @@ func (s *slab[T]) take(n int) []T {
 	return taken
 }
 
-// send adds a series.
+// send adds a series. The first of those that are the same stays: two GPUs may
+// tell one UUID, and a page with a series twice is not one.
 func (p *page) send(m Metric, value float64, labels ...string) {
+	for i, l := range labels {
+		labels[i] = strings.ToValidUTF8(l, "?") // drivers and model servers choose it
+	}
+	series := m.Name + "\xff" + strings.Join(labels, "\xff") // which no name and no label has
+	if p.sent[series] {
+		return
+	}
+	p.sent[series] = true
 	family := p.families[m.Name]
 	if family == nil {
 		name, help, kind := m.Name, m.Help, dto.MetricType_GAUGE
@@ -120,7 +130,7 @@ func (p *page) send(m Metric, value float64, labels ...string) {
 	metric.Label = p.lists.take(len(labels))
 	for i, l := range labels {
 		text, pair := &p.texts.take(1)[0], &p.pairs.take(1)[0]
-		*text = strings.ToValidUTF8(l, "?") // drivers and model servers choose it
+		*text = l
 		pair.Name, pair.Value = &m.Labels[i], text
 		metric.Label[i] = pair
 	}

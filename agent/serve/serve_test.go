@@ -165,7 +165,11 @@ func scrape(t *testing.T, h http.Handler) map[string]float64 {
 				labels = append(labels, fmt.Sprintf("%s=%q", l.GetName(), l.GetValue()))
 			}
 			slices.Sort(labels)
-			series[name+"{"+strings.Join(labels, ",")+"}"] = value(family.GetType(), m)
+			one := name + "{" + strings.Join(labels, ",") + "}"
+			if _, twice := series[one]; twice {
+				t.Errorf("%s is there twice", one)
+			}
+			series[one] = value(family.GetType(), m)
 		}
 	}
 	return series
