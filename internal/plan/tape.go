@@ -7,8 +7,8 @@ import (
 
 // tape is what the replayed pools are shown: all that is the same for several
 // of them. Each pool is played over an hour of it at once, and then the next
-// one, which takes a tenth of the time that a step of every pool after a step
-// of every pool does: what a pool does is much what it did the step before.
+// one, which is faster than a step of every pool after a step of every pool:
+// what a pool does is much what it did the step before.
 type tape struct {
 	first  int       // step that the tape begins with
 	load   []float64 // units needed in each step; NaN in a hole

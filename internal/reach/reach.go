@@ -1,5 +1,5 @@
-// Package reach is how plugins are told to reach Consul and the agents: the
-// settings are declared here, once, for all that have them.
+// Package reach is how plugins and commands are told to reach Consul and the
+// agents: the plugins' settings are declared here, once, for all that have them.
 package reach
 
 import (

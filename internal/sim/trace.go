@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -63,6 +65,16 @@ var ErrTrace = errors.New("invalid trace")
 
 // DefaultStart is the start of traces that do not tell theirs: a Monday.
 var DefaultStart = time.Date(2024, time.January, 1, 0, 0, 0, 0, time.UTC)
+
+// ReadTraceFile is [ReadTrace] of a file, whose trace is called by the file's name.
+func ReadTraceFile(path string) (Trace, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return Trace{}, err
+	}
+	defer f.Close() //nolint:errcheck // it was only read
+	return ReadTrace(f, filepath.Base(path))
+}
 
 // ReadTrace reads demand as CSV or as JSON lines; name stands for the file in
 // the trace and in errors, which wrap [ErrTrace] and begin with "name:line:".

@@ -414,8 +414,9 @@ func (g *guard) admitRAKP2(payload []byte) bool {
 }
 
 // admitSigned passes a reply of our session that is encrypted and signed with
-// its keys, and the answer to the last request: IPMI 2.0 section 13.28.4. A late
-// answer to a request that was repeated must not be taken for the next one's. signed starts at the session header.
+// its keys (IPMI 2.0 section 13.28.4), and answers the last request: a late answer
+// to one that was repeated must not be taken for the next one's. signed starts at
+// the session header.
 func (g *guard) admitSigned(head header20, payload, signed []byte) bool {
 	size, known := crypto.IntegrityAuthCodeLen(g.integrity)
 	if g.k1 == nil || !known || head.flags != flagMask || head.id != g.consoleID {

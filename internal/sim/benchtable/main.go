@@ -113,14 +113,11 @@ func read(dir string) ([]sim.Trace, error) {
 	}
 	var traces []sim.Trace
 	for _, name := range names {
-		f, err := os.Open(name)
+		t, err := sim.ReadTraceFile(name)
 		if err != nil {
 			return nil, err
 		}
-		t, err := sim.ReadTrace(f, strings.TrimSuffix(filepath.Base(name), ".csv"))
-		if err := errors.Join(err, f.Close()); err != nil {
-			return nil, err
-		}
+		t.Name = strings.TrimSuffix(t.Name, ".csv")
 		traces = append(traces, t)
 	}
 	return traces, nil

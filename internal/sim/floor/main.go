@@ -12,7 +12,6 @@
 package main
 
 import (
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -35,20 +34,26 @@ func main() {
 
 func run(args []string, out io.Writer) error {
 	fl := flag.NewFlagSet("floor", flag.ContinueOnError)
-	lead := fl.Duration("lead", 5*time.Minute, "from start command to first request served; a multiple of 5m")
+	lead := fl.Duration("lead", 5*time.Minute, "from start command to first request served; a multiple of 5m, up to 12h")
 	peak := fl.Float64("peak", 40, "replicas that the p99.9 minute keeps busy")
 	slo := fl.Float64("slo", 0.99, "share of requests that shall be on time")
 	if err := fl.Parse(args); err != nil {
 		return err
 	}
-	if *lead < block*time.Minute || *lead%(block*time.Minute) != 0 {
-		return fmt.Errorf("--lead is %s: must be a multiple of 5m", *lead)
+	if *lead < block*time.Minute || *lead%(block*time.Minute) != 0 || *lead > longest {
+		return fmt.Errorf("--lead is %s: must be a multiple of 5m, up to %s", *lead, longest)
+	}
+	if *peak <= 0 {
+		return fmt.Errorf("--peak is %v: must be above 0", *peak)
 	}
 	fmt.Fprintln(out, "| trace | goes by | classes | x bound |\n|---|---|--:|--:|")
 	for _, name := range fl.Args() {
-		t, err := read(name)
+		t, err := sim.ReadTraceFile(name)
 		if err != nil {
 			return err
+		}
+		if len(t.Arrivals) < 2*perDay*block {
+			return fmt.Errorf("%s is shorter than two days, of which the first is not scored", name)
 		}
 		w, err := sim.NewWorld(sim.Config{Lead: *lead, Peak: *peak, SLO: *slo}, t)
 		if err != nil {
@@ -62,15 +67,6 @@ func run(args []string, out io.Writer) error {
 		}
 	}
 	return nil
-}
-
-func read(name string) (sim.Trace, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return sim.Trace{}, err
-	}
-	t, err := sim.ReadTrace(f, filepath.Base(name))
-	return t, errors.Join(err, f.Close())
 }
 
 // knows is what a rule goes by, in how many classes each.
@@ -91,6 +87,8 @@ const (
 	history = 2 * 60 / block  // blocks of which the largest is known
 	perDay  = 24 * 60 / block // the first day is not scored
 	counts  = 120             // tried in each class, evenly to twice the peak and finer below
+
+	longest = 12 * time.Hour // lead time: what is known must lie within the first day
 )
 
 // blocks is a trace in pieces of five minutes.

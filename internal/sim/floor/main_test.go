@@ -1,9 +1,32 @@
 package main
 
 import (
+	"io"
 	"math"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 )
+
+// What cannot be reckoned is said, and not reckoned.
+func TestRefusals(t *testing.T) {
+	short := filepath.Join(t.TempDir(), "short.csv")
+	if err := os.WriteFile(short, []byte("offset_s,arrivals\n0,5\n60,6\n120,7\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for want, args := range map[string][]string{
+		"shorter than two days":     {short},
+		"multiple of 5m, up to 12h": {"--lead", "24h", short},
+		"--lead is 7m0s":            {"--lead", "7m", short},
+		"--peak is 0":               {"--peak", "0", short},
+		"no such file":              {short + ".none"},
+	} {
+		if err := run(args, io.Discard); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: %v, want %q", args, err, want)
+		}
+	}
+}
 
 // Demand that never changes needs what it is, less what waits until five
 // minutes are over, whatever a rule knows.

@@ -77,12 +77,7 @@ func run(args []string, out io.Writer) error {
 }
 
 func load(name string) ([]float64, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close() //nolint:errcheck // it was only read
-	t, err := sim.ReadTrace(f, filepath.Base(name))
+	t, err := sim.ReadTraceFile(name)
 	if err != nil {
 		return nil, err
 	}

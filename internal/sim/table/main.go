@@ -75,12 +75,7 @@ func run(args []string, out io.Writer) error {
 
 // simulate tries the policies, and with front sweeps the knob of all but the first.
 func simulate(name string, cfg sim.Config, specs []sim.Spec, front bool) ([]sim.PolicyReport, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close() //nolint:errcheck // it was only read
-	t, err := sim.ReadTrace(f, filepath.Base(name))
+	t, err := sim.ReadTraceFile(name)
 	if err != nil {
 		return nil, err
 	}
