@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -46,7 +47,7 @@ func TestServing(t *testing.T) {
 		"engine":  "vllm",
 		"prepare": "sleep 3",
 		"warm_up": `{"prompt": "warm up", "max_tokens": 1}`,
-		"command": p.dir + "/bin/modelserver -listen $NOMAD_ADDR_http -load 4s -slots 2 -model demo",
+		"command": "exec " + p.dir + "/bin/modelserver -listen $NOMAD_ADDR_http -load 4s -slots 2 -model demo",
 		"slots":   "2",
 		"max":     "3", "lead_time": "20s", "scale_in_after": "10s",
 	}))
@@ -80,6 +81,15 @@ func TestServing(t *testing.T) {
 	clients.set(p.ctx, 4)
 	p.until("three instances pass", func() bool { return len(clients.passing()) == 3 })
 	p.until("all of them are sent requests", func() bool { return len(clients.servers()) == 3 })
+	p.until("all of them have served", func() bool {
+		served := 0
+		for _, h := range p.histories() {
+			if slices.Contains(h, "serving") {
+				served++
+			}
+		}
+		return served == 3
+	})
 
 	clients.set(p.ctx, 1)
 	p.until("one instance passes", func() bool { return len(clients.passing()) == 1 })
@@ -219,7 +229,7 @@ func (p *play) instances() []fleet.Instance {
 func (p *play) histories() map[string][]string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.seen
+	return maps.Clone(p.seen)
 }
 
 // kill sends SIGKILL to the one process of the stage with that program name.

@@ -14,6 +14,7 @@ consul {
 }
 client {
   enabled           = true
+  max_kill_timeout  = "10m" # a task's kill_timeout is cut to it, and it is 30s where nothing is said
   node_pool         = "{{.Pool}}"
   servers           = ["{{.Control}}:4647"]
   network_interface = "{{.Device}}"
