@@ -1,7 +1,6 @@
 package command_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -142,13 +141,6 @@ func (b box) driver(change ...func(*command.Config)) *command.Driver {
 	return d
 }
 
-func within(t *testing.T, d time.Duration) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), d)
-	t.Cleanup(cancel)
-	return ctx
-}
-
 func TestExitCodes(t *testing.T) {
 	for _, c := range []struct {
 		end           string // shell text
@@ -166,12 +158,12 @@ func TestExitCodes(t *testing.T) {
 		t.Run(c.end, func(t *testing.T) {
 			b := newBox(t)
 			b.fault("echo the reason >&2; "+c.end, "")
-			err := b.driver().On(within(t, 20*time.Second))
+			err := b.driver().On(powertest.Within(t, 20*time.Second))
 			if !errors.Is(err, c.change) || !strings.Contains(fmt.Sprint(err), "the reason") {
 				t.Errorf("On: %v, want the class %q and the reason", err, c.change)
 			}
 			b.write("fault", c.end+"\n")
-			if found, err := b.driver().State(within(t, 20*time.Second)); !errors.Is(err, c.state) || found != pool.PowerUnknown {
+			if found, err := b.driver().State(powertest.Within(t, 20*time.Second)); !errors.Is(err, c.state) || found != pool.PowerUnknown {
 				t.Errorf("State: %s, %v, want the class %q", found, err, c.state)
 			}
 		})
@@ -183,7 +175,7 @@ func TestNoCapacityToPowerOff(t *testing.T) {
 	b := newBox(t)
 	b.write("power", "on\n")
 	b.fault("exit 71", "")
-	if err := b.driver().Off(within(t, 20*time.Second), power.Soft); !errors.Is(err, power.ErrAmbiguous) || errors.Is(err, power.ErrCapacity) {
+	if err := b.driver().Off(powertest.Within(t, 20*time.Second), power.Soft); !errors.Is(err, power.ErrAmbiguous) || errors.Is(err, power.ErrCapacity) {
 		t.Errorf("soft off: %v, want ambiguous", err)
 	}
 }
@@ -192,10 +184,10 @@ func TestCommandsThatAreNotConfigured(t *testing.T) {
 	b := newBox(t)
 	b.write("power", "on\n")
 	d := b.driver(func(c *command.Config) { c.OffSoft = nil })
-	if err := d.Off(within(t, 20*time.Second), power.Soft); !errors.Is(err, power.ErrUnsupported) {
+	if err := d.Off(powertest.Within(t, 20*time.Second), power.Soft); !errors.Is(err, power.ErrUnsupported) {
 		t.Errorf("soft off: %v, want unsupported", err)
 	}
-	if err := d.Off(within(t, 20*time.Second), power.Hard); err != nil {
+	if err := d.Off(powertest.Within(t, 20*time.Second), power.Hard); err != nil {
 		t.Errorf("hard off: %v", err)
 	}
 }
@@ -204,7 +196,7 @@ func TestCommandsThatAreNotConfigured(t *testing.T) {
 func TestDeadlineKillsTheGroup(t *testing.T) {
 	b := newBox(t)
 	b.fault("sleep 1000 & echo $! >"+b.path("child")+"; wait", "")
-	err := b.driver().On(within(t, time.Second))
+	err := b.driver().On(powertest.Within(t, time.Second))
 	if !errors.Is(err, power.ErrAmbiguous) {
 		t.Errorf("On: %v, want ambiguous", err)
 	}
@@ -230,7 +222,7 @@ func running(pid int) bool {
 func TestChildLeftBehind(t *testing.T) {
 	b := newBox(t)
 	b.fault("", "sleep 1000 & echo $! >"+b.path("child"))
-	ctx := within(t, 20*time.Second)
+	ctx := powertest.Within(t, 20*time.Second)
 	if err := b.driver().On(ctx); err != nil {
 		t.Errorf("On: %v", err)
 	}
@@ -247,7 +239,7 @@ func TestChildLeftBehind(t *testing.T) {
 func TestHugeOutput(t *testing.T) {
 	b := newBox(t)
 	b.write("fault", "yes on | head -c 50000000; yes wrong | head -c 50000000 >&2; exit 1\n")
-	_, err := b.driver().State(within(t, 60*time.Second))
+	_, err := b.driver().State(powertest.Within(t, 60*time.Second))
 	if !errors.Is(err, power.ErrUnreachable) || len(fmt.Sprint(err)) > 1000 {
 		t.Errorf("State: %.2000v", err)
 	}
@@ -257,7 +249,7 @@ func TestWhatTheProgramGets(t *testing.T) {
 	t.Setenv("CONSUL_HTTP_TOKEN", "token-of-the-autoscaler")
 	b := newBox(t)
 	b.write("fault", "env >"+b.path("env")+"; pwd >"+b.path("cwd")+"; echo \"$request\" >"+b.path("request")+"\n")
-	if _, err := b.driver().State(within(t, 20*time.Second)); err != nil {
+	if _, err := b.driver().State(powertest.Within(t, 20*time.Second)); err != nil {
 		t.Fatal(err)
 	}
 	if env := b.read("env"); strings.Contains(env, "token-of-the-autoscaler") || !strings.Contains(env, "PATH=") {
@@ -284,7 +276,7 @@ func TestSecretInOutput(t *testing.T) {
 			c.Password = nasty
 			c.State = []string{b.path("controller.sh"), "state", code}
 		})
-		_, err := d.State(within(t, 20*time.Second))
+		_, err := d.State(powertest.Within(t, 20*time.Second))
 		if text := fmt.Sprintf("%v %+v", err, d); err == nil || strings.Contains(text, `pass"`) || strings.Contains(text, "<1>") {
 			t.Errorf("exit %s: %s", code, text)
 		}

@@ -1,7 +1,6 @@
 package ec2_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -13,17 +12,11 @@ import (
 	"github.com/gpupool/gpupool/internal/pool"
 	"github.com/gpupool/gpupool/internal/power"
 	"github.com/gpupool/gpupool/internal/power/cloud"
+	"github.com/gpupool/gpupool/internal/power/cloud/cloudtest"
 	"github.com/gpupool/gpupool/internal/power/ec2"
 	"github.com/gpupool/gpupool/internal/power/ec2/ec2test"
 	"github.com/gpupool/gpupool/internal/power/powertest/loopback"
 )
-
-func within(t *testing.T) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	t.Cleanup(cancel)
-	return ctx
-}
 
 // open returns a driver of the first instance, with changes to its config.
 func open(t *testing.T, e *ec2test.Endpoint, change ...func(*ec2.Config)) power.Driver {
@@ -74,7 +67,7 @@ func TestErrorCodes(t *testing.T) {
 			t.Parallel()
 			e := ec2test.Start(t)
 			e.Refuse(c.status, c.code, "in AWS's words, with "+ec2test.SecretAccessKey)
-			err := open(t, e).On(within(t))
+			err := open(t, e).On(cloudtest.Within(t))
 			if !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.says) {
 				t.Errorf("On: %v, want the class %q and %q", err, c.want, c.says)
 			}
@@ -99,25 +92,25 @@ func TestSpotReclaim(t *testing.T) {
 	}
 
 	reclaimed(cloud.Gone, "Server.SpotInstanceTermination: Spot instance termination")
-	_, err := d.State(within(t))
+	_, err := d.State(cloudtest.Within(t))
 	if want := "AWS took the spot instance back, Server.SpotInstanceTermination: Spot instance termination"; !errors.Is(err, power.ErrRefused) || !strings.Contains(err.Error(), want) {
 		t.Errorf("terminated: %v, want %q", err, want)
 	}
 
 	reclaimed(cloud.Leaving, "Server.SpotInstanceTermination: Spot instance termination")
-	if p, err := d.State(within(t)); p != pool.PowerOn || err != nil {
+	if p, err := d.State(cloudtest.Within(t)); p != pool.PowerOn || err != nil {
 		t.Errorf("shutting down: %s, %v: it runs for two minutes more", p, err)
 	}
-	if err := d.On(within(t)); !errors.Is(err, power.ErrRefused) || !strings.Contains(err.Error(), "took the spot instance back") {
+	if err := d.On(cloudtest.Within(t)); !errors.Is(err, power.ErrRefused) || !strings.Contains(err.Error(), "took the spot instance back") {
 		t.Errorf("on while it shuts down: %v", err)
 	}
 
 	reclaimed(cloud.Off, "Server.SpotInstanceShutdown: Instance was shut down")
-	if p, err := d.State(within(t)); p != pool.PowerOff || err != nil {
+	if p, err := d.State(cloudtest.Within(t)); p != pool.PowerOff || err != nil {
 		t.Errorf("stopped: %s, %v", p, err)
 	}
 	e.Refuse(400, "IncorrectSpotRequestState", "The Spot Instance request is not in a state that allows the instance to be started")
-	if err := d.On(within(t)); !errors.Is(err, power.ErrCapacity) || !strings.Contains(err.Error(), "Server.SpotInstanceShutdown") {
+	if err := d.On(cloudtest.Within(t)); !errors.Is(err, power.ErrCapacity) || !strings.Contains(err.Error(), "Server.SpotInstanceShutdown") {
 		t.Errorf("on after it was stopped: %v", err)
 	}
 }
@@ -127,7 +120,7 @@ func TestForms(t *testing.T) {
 		e := ec2test.Start(t)
 		d := open(t, e, func(c *ec2.Config) { c.SoftOff = soft })
 		for _, how := range []power.Off{power.Soft, power.Hard} {
-			if err := errors.Join(d.On(within(t)), d.Off(within(t), how)); err != nil {
+			if err := errors.Join(d.On(cloudtest.Within(t)), d.Off(cloudtest.Within(t), how)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -146,7 +139,7 @@ func TestPages(t *testing.T) {
 	for _, id := range ids {
 		d := open(t, e, func(c *ec2.Config) { c.InstanceID = id })
 		wg.Go(func() {
-			if p, err := d.State(within(t)); p != pool.PowerOff || err != nil {
+			if p, err := d.State(cloudtest.Within(t)); p != pool.PowerOff || err != nil {
 				t.Errorf("%s: %s, %v", id, p, err)
 			}
 		})
@@ -158,7 +151,7 @@ func TestPages(t *testing.T) {
 		fmt.Fprint(w, `<DescribeInstancesResponse><nextToken>again</nextToken></DescribeInstancesResponse>`)
 		return true
 	})
-	if _, err := open(t, endless).State(within(t)); !errors.Is(err, power.ErrUnreachable) || len(endless.Requests("")) > 20 {
+	if _, err := open(t, endless).State(cloudtest.Within(t)); !errors.Is(err, power.ErrUnreachable) || len(endless.Requests("")) > 20 {
 		t.Errorf("endless pages: %v after %d requests", err, len(endless.Requests("")))
 	}
 }
@@ -206,7 +199,7 @@ func TestRole(t *testing.T) {
 	d := open(t, e, role)
 	read := func(when string, fetched int) {
 		t.Helper()
-		if p, err := d.State(within(t)); p != pool.PowerOff || err != nil || m.fetched != fetched {
+		if p, err := d.State(cloudtest.Within(t)); p != pool.PowerOff || err != nil || m.fetched != fetched {
 			t.Errorf("%s: %s, %v, with %d credentials fetched, want %d", when, p, err, m.fetched, fetched)
 		}
 	}
@@ -217,7 +210,7 @@ func TestRole(t *testing.T) {
 	read("after it expired", 2)
 
 	e.Expire(2)
-	if _, err := d.State(within(t)); !errors.Is(err, power.ErrAuth) || m.fetched != 3 {
+	if _, err := d.State(cloudtest.Within(t)); !errors.Is(err, power.ErrAuth) || m.fetched != 3 {
 		t.Errorf("expired twice: %v with %d fetched", err, m.fetched)
 	}
 
@@ -228,13 +221,13 @@ func TestRole(t *testing.T) {
 
 	m.noRole = true
 	d = open(t, e, role, func(c *ec2.Config) { c.AuthBackoff = "11s" })
-	if _, err := d.State(within(t)); !errors.Is(err, power.ErrAuth) || !strings.Contains(err.Error(), "instance profile") {
+	if _, err := d.State(cloudtest.Within(t)); !errors.Is(err, power.ErrAuth) || !strings.Contains(err.Error(), "instance profile") {
 		t.Errorf("no role: %v", err)
 	}
 
 	s.Stop()
 	d = open(t, e, role, func(c *ec2.Config) { c.AuthBackoff = "12s" })
-	if _, err := d.State(within(t)); !errors.Is(err, power.ErrUnreachable) || !strings.Contains(err.Error(), "access_key_id") {
+	if _, err := d.State(cloudtest.Within(t)); !errors.Is(err, power.ErrUnreachable) || !strings.Contains(err.Error(), "access_key_id") {
 		t.Errorf("no metadata service: %v", err)
 	}
 }

@@ -1,7 +1,6 @@
 package gce_test
 
 import (
-	"context"
 	"errors"
 	"net/http"
 	"slices"
@@ -65,13 +64,6 @@ func config(c *cloudtest.Cloud, name string) gce.Config {
 	}
 }
 
-func within(t *testing.T) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	t.Cleanup(cancel)
-	return ctx
-}
-
 // open returns a driver of the first instance, with changes to its config.
 func open(t *testing.T, e *gcetest.Endpoint, change ...func(*gce.Config)) power.Driver {
 	t.Helper()
@@ -105,7 +97,7 @@ func TestOperations(t *testing.T) {
 			t.Parallel()
 			e := gcetest.Start(t)
 			e.Slow(c.takes, c.code, "in Google's words")
-			err := open(t, e, func(c *gce.Config) { c.OperationWait = "2s" }).On(within(t))
+			err := open(t, e, func(c *gce.Config) { c.OperationWait = "2s" }).On(cloudtest.Within(t))
 			if !errors.Is(err, c.want) || err != nil && !strings.Contains(err.Error(), c.says) {
 				t.Errorf("On: %v, want %v and %q", err, c.want, c.says)
 			}
@@ -122,13 +114,13 @@ func TestChanges(t *testing.T) {
 	for _, discard := range []*bool{nil, &yes, &no} {
 		d := open(t, e, func(c *gce.Config) { c.DiscardLocalSSD = discard })
 		for _, how := range []power.Off{power.Soft, power.Hard} {
-			if err := errors.Join(d.On(within(t)), d.Off(within(t), how)); err != nil {
+			if err := errors.Join(d.On(cloudtest.Within(t)), d.Off(cloudtest.Within(t), how)); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
 	e.Set(gcetest.InstanceName(1), cloud.Instance{Phase: cloud.Off, State: "SUSPENDED"})
-	if err := open(t, e).On(within(t)); err != nil {
+	if err := open(t, e).On(cloudtest.Within(t)); err != nil {
 		t.Fatal(err)
 	}
 	want := []string{
@@ -168,12 +160,12 @@ func TestPreemption(t *testing.T) {
 			e.Spot(gcetest.InstanceName(1), c.at)
 			d := open(t, e)
 			for range 3 {
-				if p, err := d.State(within(t)); p != pool.PowerOff || err != nil {
+				if p, err := d.State(cloudtest.Within(t)); p != pool.PowerOff || err != nil {
 					t.Fatalf("%s, %v", p, err)
 				}
 			}
 			e.Say(cloudtest.NoCapacity, cloudtest.Start)
-			err := d.On(within(t))
+			err := d.On(cloudtest.Within(t))
 			if !errors.Is(err, power.ErrCapacity) || strings.Contains(err.Error(), "Google took the spot instance back at "+c.at.Format(time.RFC3339)) != c.want {
 				t.Errorf("On: %v", err)
 			}
@@ -183,7 +175,7 @@ func TestPreemption(t *testing.T) {
 		})
 	}
 	e := gcetest.Start(t)
-	if _, err := open(t, e).State(within(t)); err != nil || lookups(e) != 0 {
+	if _, err := open(t, e).State(cloudtest.Within(t)); err != nil || lookups(e) != 0 {
 		t.Errorf("of an instance that is not spot: %v, %d look-ups", err, lookups(e))
 	}
 }
@@ -193,11 +185,11 @@ func TestRefusedToken(t *testing.T) {
 	e := gcetest.Start(t)
 	d := open(t, e)
 	e.Reject(1)
-	if p, err := d.State(within(t)); p != pool.PowerOff || err != nil || e.Logins() != 2 {
+	if p, err := d.State(cloudtest.Within(t)); p != pool.PowerOff || err != nil || e.Logins() != 2 {
 		t.Errorf("refused once: %s, %v after %d logins", p, err, e.Logins())
 	}
 	e.Reject(2)
-	if _, err := d.State(within(t)); !errors.Is(err, power.ErrAuth) || e.Logins() != 3 {
+	if _, err := d.State(cloudtest.Within(t)); !errors.Is(err, power.ErrAuth) || e.Logins() != 3 {
 		t.Errorf("refused twice: %v after %d logins", err, e.Logins())
 	}
 }
@@ -218,7 +210,7 @@ func TestMetadata(t *testing.T) {
 	own := func(backoff string) power.Driver { // which makes it an account of its own
 		return open(t, e, func(c *gce.Config) { c.Credentials, c.MetadataEndpoint, c.AuthBackoff = "", s.URL, backoff })
 	}
-	if p, err := own("10s").State(within(t)); p != pool.PowerOff || err != nil || e.Logins() != 0 {
+	if p, err := own("10s").State(cloudtest.Within(t)); p != pool.PowerOff || err != nil || e.Logins() != 0 {
 		t.Errorf("%s, %v", p, err)
 	}
 	for backoff, c := range map[string]struct {
@@ -234,12 +226,12 @@ func TestMetadata(t *testing.T) {
 		"15s": {200, "<html>", power.ErrUnreachable, "without an access token"},
 	} {
 		status, answer = c.status, c.answer
-		if _, err := own(backoff).State(within(t)); !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.says) {
+		if _, err := own(backoff).State(cloudtest.Within(t)); !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.says) {
 			t.Errorf("HTTP %d %s: %v, want %v", c.status, c.answer, err, c.want)
 		}
 	}
 	s.Stop()
-	if _, err := own("16s").State(within(t)); !errors.Is(err, power.ErrUnreachable) || !strings.Contains(err.Error(), "set credentials") {
+	if _, err := own("16s").State(cloudtest.Within(t)); !errors.Is(err, power.ErrUnreachable) || !strings.Contains(err.Error(), "set credentials") {
 		t.Errorf("no metadata service: %v", err)
 	}
 }
@@ -254,7 +246,7 @@ func TestRights(t *testing.T) {
 		e := gcetest.Start(t)
 		e.Deny(right)
 		got := ""
-		for _, f := range open(t, e).(power.Auditor).Audit(within(t)) {
+		for _, f := range open(t, e).(power.Auditor).Audit(cloudtest.Within(t)) {
 			if f.About == "rights" {
 				got = f.Level.String() + ": " + f.What
 			}

@@ -1,7 +1,6 @@
 package hcloud_test
 
 import (
-	"context"
 	"errors"
 	"net/http"
 	"slices"
@@ -68,13 +67,6 @@ func config(c *cloudtest.Cloud, id string) hcloud.Config {
 	return hcloud.Config{Server: n, Token: hcloudtest.Token, Endpoint: c.URL + "/v1", CAFile: c.CAFile}
 }
 
-func within(t *testing.T) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	t.Cleanup(cancel)
-	return ctx
-}
-
 func open(t *testing.T, c hcloud.Config) power.Driver {
 	t.Helper()
 	d, err := hcloud.New(c)
@@ -89,7 +81,7 @@ func TestCommands(t *testing.T) {
 	e := hcloudtest.Start(t)
 	d := open(t, config(e.Cloud, hcloudtest.ServerID(1)))
 	for _, how := range []power.Off{power.Soft, power.Hard} {
-		if err := errors.Join(d.On(within(t)), d.Off(within(t), how)); err != nil {
+		if err := errors.Join(d.On(cloudtest.Within(t)), d.Off(cloudtest.Within(t), how)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -117,7 +109,7 @@ func TestActions(t *testing.T) {
 			e.Slow(c.takes, c.code, "in Hetzner's words")
 			cfg := config(e.Cloud, hcloudtest.ServerID(1))
 			cfg.ActionWait = "2s"
-			err := open(t, cfg).On(within(t))
+			err := open(t, cfg).On(cloudtest.Within(t))
 			if !errors.Is(err, c.want) || err != nil && !strings.Contains(err.Error(), c.says) {
 				t.Errorf("On: %v, want %v and %q", err, c.want, c.says)
 			}

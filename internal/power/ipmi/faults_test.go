@@ -1,7 +1,6 @@
 package ipmi_test
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -15,6 +14,7 @@ import (
 	"github.com/gpupool/gpupool/internal/power"
 	"github.com/gpupool/gpupool/internal/power/ipmi"
 	"github.com/gpupool/gpupool/internal/power/ipmi/ipmitest"
+	"github.com/gpupool/gpupool/internal/power/powertest"
 )
 
 // rig is a BMC, a link in front of it and a driver.
@@ -39,19 +39,12 @@ func newRig(t *testing.T, b *ipmitest.BMC, change ...func(*ipmi.Config)) rig {
 	return rig{b, l, d}
 }
 
-func within(t *testing.T, d time.Duration) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), d)
-	t.Cleanup(cancel)
-	return ctx
-}
-
 // What the driver does, ipmitool sees, and the other way round.
 func TestAgreesWithIpmitool(t *testing.T) {
 	for name, start := range simulators {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, start(t))
-			ctx := within(t, 60*time.Second)
+			ctx := powertest.Within(t, 60*time.Second)
 			sees := func(want pool.Power) {
 				t.Helper()
 				if got, want := r.Ipmitool("chassis", "power", "status"), "Chassis Power is "+want.String(); got != want {
@@ -120,7 +113,7 @@ func TestLosingOnePacket(t *testing.T) {
 					r.link.Lose(func(p ipmitest.Packet) bool {
 						return p.Flow == 1 && p.Kind == row.kind && p.Reply == row.reply && p.N == row.n
 					})
-					if err := r.driver.On(within(t, 15*time.Second)); err != nil {
+					if err := r.driver.On(powertest.Within(t, 15*time.Second)); err != nil {
 						t.Errorf("On: %v", err)
 					}
 					if n, logins := r.Executions(), r.link.Count(ipmitest.RAKP1); n != row.executions || logins > row.logins {
@@ -143,7 +136,7 @@ func TestAnOffIsSentOnce(t *testing.T) {
 				r.SetPower(pool.PowerOn)
 				kind, n := ipmitest.Command, powerOff
 				r.link.Lose(func(p ipmitest.Packet) bool { return p.Flow == 1 && p.Kind == kind && p.Reply == reply && p.N == n })
-				err := r.driver.Off(within(t, 15*time.Second), power.Hard)
+				err := r.driver.Off(powertest.Within(t, 15*time.Second), power.Hard)
 				if reply && (err != nil || r.Executions() != 1) {
 					t.Errorf("its answer was lost: %v, %d changes; want no error and one", err, r.Executions())
 				}
@@ -169,7 +162,7 @@ func TestOnOfAHostThatIsOn(t *testing.T) {
 					r.Refuse()
 					want += 2 // whether it is on
 				}
-				if err := r.driver.On(within(t, 15*time.Second)); err != nil {
+				if err := r.driver.On(powertest.Within(t, 15*time.Second)); err != nil {
 					t.Errorf("On: %v", err)
 				}
 				_ = r.driver.Close() // ends the session
@@ -184,7 +177,7 @@ func TestOnOfAHostThatIsOn(t *testing.T) {
 // Each session is closed, though nobody waits for it but Close.
 func TestSessionsAreClosed(t *testing.T) {
 	r := newRig(t, ipmitest.Reference(t))
-	ctx := within(t, 15*time.Second)
+	ctx := powertest.Within(t, 15*time.Second)
 	if _, err := r.driver.State(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -215,7 +208,7 @@ func TestHeavyLoss(t *testing.T) {
 	for i := range 5 {
 		r.SetPower(pool.PowerOff)
 		before := r.Executions()
-		err := r.driver.On(within(t, 5*time.Second))
+		err := r.driver.On(powertest.Within(t, 5*time.Second))
 		if err != nil && !errors.Is(err, power.ErrAmbiguous) && !errors.Is(err, power.ErrUnreachable) {
 			t.Errorf("call %d: %v", i, err)
 		}
@@ -261,7 +254,7 @@ func TestRepliesThatTheBMCDidNotSign(t *testing.T) {
 			t.Parallel()
 			r := newRig(t, ipmitest.Reference(t))
 			r.link.Rule(rule)
-			got, err := r.driver.State(within(t, time.Second))
+			got, err := r.driver.State(powertest.Within(t, time.Second))
 			if !errors.Is(err, power.ErrUnreachable) || got != pool.PowerUnknown {
 				t.Errorf("State says %s, %v, want unknown and unreachable", got, err)
 			}
@@ -269,7 +262,7 @@ func TestRepliesThatTheBMCDidNotSign(t *testing.T) {
 				t.Errorf("the error does not say why: %v", err)
 			}
 			r.link.Rule(nil)
-			if got, err := r.driver.State(within(t, 20*time.Second)); err != nil || got != pool.PowerOff {
+			if got, err := r.driver.State(powertest.Within(t, 20*time.Second)); err != nil || got != pool.PowerOff {
 				t.Errorf("State says %s, %v once the replies are right again", got, err)
 			}
 		})
@@ -296,7 +289,7 @@ func TestWeakerSuiteIsRefused(t *testing.T) {
 		}
 		return p.Data
 	})
-	_, err := r.driver.State(within(t, 20*time.Second))
+	_, err := r.driver.State(powertest.Within(t, 20*time.Second))
 	if !errors.Is(err, power.ErrRefused) || !strings.Contains(err.Error(), "cipher_suite") {
 		t.Errorf("State: %v, want refused, and the key to set", err)
 	}
@@ -325,7 +318,7 @@ func TestLoginMistakes(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := newRig(t, c.start(t), c.change)
-			err := r.driver.On(within(t, 20*time.Second))
+			err := r.driver.On(powertest.Within(t, 20*time.Second))
 			if !errors.Is(err, c.want) || !strings.Contains(fmt.Sprint(err), c.says) {
 				t.Errorf("On: %v, want class %q and the words %q", err, c.want, c.says)
 			}
@@ -343,7 +336,7 @@ func TestLoginMistakes(t *testing.T) {
 func TestSuite3OnReference(t *testing.T) {
 	three := 3
 	r := newRig(t, ipmitest.Reference(t), func(c *ipmi.Config) { c.CipherSuite = &three })
-	if err := r.driver.On(within(t, 20*time.Second)); err != nil || r.Power() != pool.PowerOn {
+	if err := r.driver.On(powertest.Within(t, 20*time.Second)); err != nil || r.Power() != pool.PowerOn {
 		t.Errorf("On: %v, chassis %s", err, r.Power())
 	}
 }
@@ -357,7 +350,7 @@ func TestSlowBMC(t *testing.T) {
 		}
 		return p.Data
 	})
-	if got, err := r.driver.State(within(t, 20*time.Second)); err != nil || got != pool.PowerOff {
+	if got, err := r.driver.State(powertest.Within(t, 20*time.Second)); err != nil || got != pool.PowerOff {
 		t.Errorf("State says %s, %v, want off", got, err)
 	}
 }
@@ -366,7 +359,7 @@ func TestSlowBMC(t *testing.T) {
 func TestTimeoutOfTheConfig(t *testing.T) {
 	r := newRig(t, ipmitest.Reference(t), func(c *ipmi.Config) { c.Timeout = "1s" })
 	r.Hang()
-	ctx := within(t, time.Minute)
+	ctx := powertest.Within(t, time.Minute)
 	_, err := r.driver.State(ctx)
 	if !errors.Is(err, power.ErrUnreachable) || ctx.Err() != nil {
 		t.Errorf("State: %v; caller's context: %v", err, ctx.Err())
@@ -390,7 +383,7 @@ func TestNoSocketLeft(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, _ = d.State(within(t, limit))
+			_, _ = d.State(powertest.Within(t, limit))
 			_ = d.Close()
 		}
 	}

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/gpupool/gpupool/internal/pool"
 	"github.com/gpupool/gpupool/internal/power"
@@ -78,13 +77,6 @@ func config(c *cloudtest.Cloud, id string) openstack.Config {
 	}
 }
 
-func within(t *testing.T) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	t.Cleanup(cancel)
-	return ctx
-}
-
 // open returns a driver of the first server, with changes to its config.
 func open(t *testing.T, c *openstacktest.Cloud, change ...func(*openstack.Config)) power.Driver {
 	t.Helper()
@@ -126,7 +118,7 @@ func TestActions(t *testing.T) {
 			c := openstacktest.Start(t)
 			c.Set(openstacktest.ServerID(1), cloud.Instance{Phase: a.phase, State: a.state})
 			d := open(t, c, func(cfg *openstack.Config) { cfg.SoftOff = a.soft })
-			if err := a.do(within(t), d); err != nil || !slices.Equal(c.Actions(), a.want) {
+			if err := a.do(cloudtest.Within(t), d); err != nil || !slices.Equal(c.Actions(), a.want) {
 				t.Errorf("sent %q, want %q: %v", c.Actions(), a.want, err)
 			}
 		})
@@ -160,7 +152,7 @@ func TestStartsThatFail(t *testing.T) {
 			c := openstacktest.Start(t)
 			c.Set(openstacktest.ServerID(1), cloud.Instance{Phase: cloud.Off, State: s.state})
 			s.with(c)
-			err := open(t, c).On(within(t))
+			err := open(t, c).On(cloudtest.Within(t))
 			if !errors.Is(err, s.want) || !strings.Contains(err.Error(), s.says) || len(c.Actions()) != 1 {
 				t.Errorf("On: %v with %d actions, want %v and %q", err, len(c.Actions()), s.want, s.says)
 			}
@@ -172,7 +164,7 @@ func TestStartsThatFail(t *testing.T) {
 func TestFault(t *testing.T) {
 	c := openstacktest.Start(t)
 	c.Set(openstacktest.ServerID(1), cloud.Instance{Phase: cloud.Fault, Why: "No valid host was found"})
-	_, err := open(t, c).State(within(t))
+	_, err := open(t, c).State(cloudtest.Within(t))
 	if !errors.Is(err, power.ErrRefused) || !strings.Contains(err.Error(), `"ERROR" (No valid host was found)`) {
 		t.Errorf("State: %v", err)
 	}
@@ -186,7 +178,7 @@ func TestPages(t *testing.T) {
 	for _, id := range ids {
 		d := open(t, c, func(cfg *openstack.Config) { cfg.ServerID = strings.ToUpper(id) })
 		wg.Go(func() {
-			if p, err := d.State(within(t)); p != pool.PowerOff || err != nil {
+			if p, err := d.State(cloudtest.Within(t)); p != pool.PowerOff || err != nil {
 				t.Errorf("%s: %s, %v", id, p, err)
 			}
 		})
@@ -199,11 +191,11 @@ func TestRefusedToken(t *testing.T) {
 	c := openstacktest.Start(t)
 	d := open(t, c)
 	c.Reject(1)
-	if p, err := d.State(within(t)); p != pool.PowerOff || err != nil || c.Logins() != 2 {
+	if p, err := d.State(cloudtest.Within(t)); p != pool.PowerOff || err != nil || c.Logins() != 2 {
 		t.Errorf("refused once: %s, %v after %d logins", p, err, c.Logins())
 	}
 	c.Reject(2)
-	if _, err := d.State(within(t)); !errors.Is(err, power.ErrAuth) || c.Logins() != 3 {
+	if _, err := d.State(cloudtest.Within(t)); !errors.Is(err, power.ErrAuth) || c.Logins() != 3 {
 		t.Errorf("refused twice: %v after %d logins", err, c.Logins())
 	}
 }
@@ -225,7 +217,7 @@ func TestCatalog(t *testing.T) {
 		"not Keystone":  {func(cfg *openstack.Config) { cfg.AuthURL = c.URL + "/v3" }, "HTTP 401"},
 		"short backoff": {func(cfg *openstack.Config) { cfg.AuthBackoff = "10s" }, ""},
 	} {
-		_, err := open(t, c, tt.change).State(within(t))
+		_, err := open(t, c, tt.change).State(cloudtest.Within(t))
 		if (err == nil) != (tt.says == "") || err != nil && !strings.Contains(err.Error(), tt.says) {
 			t.Errorf("%s: %v, want %q", name, err, tt.says)
 		}
@@ -295,7 +287,7 @@ func TestRights(t *testing.T) {
 		c := openstacktest.Start(t)
 		c.Roles(strings.FieldsFunc(roles, func(r rune) bool { return r == ',' })...)
 		got := ""
-		for _, f := range open(t, c).(power.Auditor).Audit(within(t)) {
+		for _, f := range open(t, c).(power.Auditor).Audit(cloudtest.Within(t)) {
 			if f.About == "rights" {
 				got = f.Level.String() + ": " + f.What
 			}

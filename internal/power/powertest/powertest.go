@@ -5,6 +5,7 @@
 package powertest
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"slices"
@@ -95,6 +96,14 @@ func (c Controller) hooks() map[string]bool {
 		"Refuse":      c.Refuse != nil,
 		"Stop":        c.Stop != nil,
 	}
+}
+
+// Within is a context that ends after d, or with the test.
+func Within(t testing.TB, d time.Duration) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	t.Cleanup(cancel)
+	return ctx
 }
 
 // Run holds a driver to the contract. Each case is a subtest with a controller

@@ -11,6 +11,7 @@ import (
 
 	"github.com/gpupool/gpupool/internal/pool"
 	"github.com/gpupool/gpupool/internal/power"
+	"github.com/gpupool/gpupool/internal/power/powertest"
 	"github.com/gpupool/gpupool/internal/power/redfish"
 	"github.com/gpupool/gpupool/internal/power/redfish/redfishtest"
 )
@@ -18,11 +19,15 @@ import (
 // do is one call of a driver.
 type do func(*testing.T, *redfish.Driver) error
 
-func on(t *testing.T, d *redfish.Driver) error   { return d.On(within(t, plenty)) }
-func soft(t *testing.T, d *redfish.Driver) error { return d.Off(within(t, plenty), power.Soft) }
-func hard(t *testing.T, d *redfish.Driver) error { return d.Off(within(t, plenty), power.Hard) }
+func on(t *testing.T, d *redfish.Driver) error { return d.On(powertest.Within(t, plenty)) }
+func soft(t *testing.T, d *redfish.Driver) error {
+	return d.Off(powertest.Within(t, plenty), power.Soft)
+}
+func hard(t *testing.T, d *redfish.Driver) error {
+	return d.Off(powertest.Within(t, plenty), power.Hard)
+}
 func read(t *testing.T, d *redfish.Driver) error {
-	_, err := d.State(within(t, plenty))
+	_, err := d.State(powertest.Within(t, plenty))
 	return err
 }
 
@@ -101,7 +106,7 @@ func TestAnswersToReads(t *testing.T) {
 				return false
 			})
 			d := open(t, s)
-			p, err := d.State(within(t, plenty))
+			p, err := d.State(powertest.Within(t, plenty))
 			if !errors.Is(err, c.want) || p != pool.PowerUnknown {
 				t.Errorf("State: %s, %v, want the class %q", p, err, c.want)
 			}
@@ -149,7 +154,7 @@ func TestTransitions(t *testing.T) {
 	if err := on(t, d); err != nil {
 		t.Fatal(err)
 	}
-	if p, err := d.State(within(t, plenty)); p != pool.PowerOn || err != nil {
+	if p, err := d.State(powertest.Within(t, plenty)); p != pool.PowerOn || err != nil {
 		t.Errorf("PoweringOn is %s, %v, want on", p, err)
 	}
 	if err := on(t, d); err != nil || s.Executions() != 1 {
@@ -158,7 +163,7 @@ func TestTransitions(t *testing.T) {
 	if err := soft(t, d); err != nil {
 		t.Fatal(err)
 	}
-	if p, err := d.State(within(t, plenty)); p != pool.PowerOn || err != nil {
+	if p, err := d.State(powertest.Within(t, plenty)); p != pool.PowerOn || err != nil {
 		t.Errorf("PoweringOff is %s, %v, want on", p, err)
 	}
 	if err := soft(t, d); err != nil || s.Executions() != 2 {
@@ -186,11 +191,11 @@ func TestStaleState(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if p, err := d.State(within(t, plenty)); p != pool.PowerOff || err != nil {
+	if p, err := d.State(powertest.Within(t, plenty)); p != pool.PowerOff || err != nil {
 		t.Errorf("State: %s, %v, want what it reports", p, err)
 	}
 	s.Stale(0)
-	if p, err := d.State(within(t, plenty)); p != pool.PowerOn || err != nil || s.Executions() != 1 {
+	if p, err := d.State(powertest.Within(t, plenty)); p != pool.PowerOn || err != nil || s.Executions() != 1 {
 		t.Errorf("State: %s, %v after %d changes", p, err, s.Executions())
 	}
 }
@@ -374,7 +379,7 @@ func TestSessions(t *testing.T) {
 	}
 	s.Intercept(nil)
 	s.LoseAnswers()
-	if err := d.On(within(t, time.Second)); !errors.Is(err, power.ErrAmbiguous) || s.Sessions() != 0 {
+	if err := d.On(powertest.Within(t, time.Second)); !errors.Is(err, power.ErrAmbiguous) || s.Sessions() != 0 {
 		t.Errorf("answer lost: %v, %d sessions are left open", err, s.Sessions())
 	}
 
@@ -417,7 +422,7 @@ func TestCloseInACall(t *testing.T) {
 	})
 	failed := make(chan error)
 	go func() {
-		_, err := d.State(within(t, plenty))
+		_, err := d.State(powertest.Within(t, plenty))
 		failed <- err
 	}()
 	<-asked
@@ -448,7 +453,7 @@ func TestWhichSystem(t *testing.T) {
 	} {
 		s := redfishtest.Start(t, redfishtest.Options{Systems: c.systems})
 		d := open(t, s, func(rc *redfish.Config) { rc.System = c.system })
-		p, err := d.State(within(t, plenty))
+		p, err := d.State(powertest.Within(t, plenty))
 		if c.want == "" {
 			if err != nil || p != pool.PowerOff {
 				t.Errorf("%q of %q: %s, %v", c.system, c.systems, p, err)
@@ -471,7 +476,7 @@ func TestBrokenProperties(t *testing.T) {
 	for _, state := range []string{`null`, `""`, `"Hibernating"`, `7`} {
 		s := redfishtest.Start(t, redfishtest.Options{Extra: `"PowerState": ` + state})
 		d := open(t, s)
-		if p, err := d.State(within(t, plenty)); p != pool.PowerUnknown || !errors.Is(err, power.ErrUnreachable) {
+		if p, err := d.State(powertest.Within(t, plenty)); p != pool.PowerUnknown || !errors.Is(err, power.ErrUnreachable) {
 			t.Errorf("PowerState %s: %s, %v, want unknown", state, p, err)
 		}
 		if err := on(t, d); !errors.Is(err, power.ErrUnreachable) || len(s.Requests("POST")) != 0 {
@@ -609,7 +614,7 @@ func TestTimeoutOfTheConfig(t *testing.T) {
 	s := redfishtest.Start(t, redfishtest.Options{})
 	s.Hang()
 	d := open(t, s, func(c *redfish.Config) { c.Timeout = "1s" })
-	ctx := within(t, time.Minute)
+	ctx := powertest.Within(t, time.Minute)
 	if _, err := d.State(ctx); !errors.Is(err, power.ErrUnreachable) || ctx.Err() != nil {
 		t.Errorf("State: %v; caller's context: %v", err, ctx.Err())
 	}

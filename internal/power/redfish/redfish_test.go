@@ -1,7 +1,6 @@
 package redfish_test
 
 import (
-	"context"
 	"net/http"
 	"strings"
 	"testing"
@@ -91,13 +90,6 @@ func open(t *testing.T, s *redfishtest.Service, change ...func(*redfish.Config))
 }
 
 func sessions(c *redfish.Config) { c.Auth = "session" }
-
-func within(t *testing.T, d time.Duration) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), d)
-	t.Cleanup(cancel)
-	return ctx
-}
 
 const plenty = 20 * time.Second
 

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/gpupool/gpupool/internal/power"
+	"github.com/gpupool/gpupool/internal/power/powertest"
 	"github.com/gpupool/gpupool/internal/power/wol"
 )
 
@@ -103,7 +104,7 @@ func wake(t *testing.T, change func(*wol.Config), want error) {
 		t.Fatal(err)
 	}
 	defer func() { _ = d.Close() }()
-	if err := d.On(within(t, plenty)); !errors.Is(err, want) {
+	if err := d.On(powertest.Within(t, plenty)); !errors.Is(err, want) {
 		t.Fatalf("On: %v, want %v", err, want)
 	}
 }

@@ -2,7 +2,6 @@ package wol_test
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -194,13 +193,6 @@ func (h *host) driver(change ...func(*wol.Config)) *wol.Driver {
 	return d
 }
 
-func within(t *testing.T, d time.Duration) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), d)
-	t.Cleanup(cancel)
-	return ctx
-}
-
 // eventually waits for what arrives by itself.
 func eventually(t *testing.T, what string, done func() bool) {
 	t.Helper()
@@ -215,11 +207,11 @@ func eventually(t *testing.T, what string, done func() bool) {
 func TestCopies(t *testing.T) {
 	h := newHost(t)
 	d := h.driver()
-	if err := d.On(within(t, plenty)); err != nil {
+	if err := d.On(powertest.Within(t, plenty)); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "three copies came", func() bool { return h.packets.Load() == 3 })
-	if err := d.On(within(t, plenty)); err != nil {
+	if err := d.On(powertest.Within(t, plenty)); err != nil {
 		t.Fatal(err)
 	}
 	time.Sleep(300 * time.Millisecond)
@@ -231,7 +223,7 @@ func TestCopies(t *testing.T) {
 func TestSecureOn(t *testing.T) {
 	h := newHost(t, 0x00, 0x11, 0x22, 0x33, 0x44, 0x55)
 	d := h.driver(func(c *wol.Config) { c.SecureOnPassword = "00:11:22:33:44:55" })
-	if err := d.On(within(t, plenty)); err != nil {
+	if err := d.On(powertest.Within(t, plenty)); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "the host is on", func() bool { return h.power() == pool.PowerOn })
@@ -245,7 +237,7 @@ func TestOffRefused(t *testing.T) {
 	h := newHost(t)
 	h.write("power", "on\n")
 	h.fault("echo the strip is locked >&2; exit 75")
-	err := h.driver().Off(within(t, plenty), power.Hard)
+	err := h.driver().Off(powertest.Within(t, plenty), power.Hard)
 	if !errors.Is(err, power.ErrRefused) || !strings.HasPrefix(fmt.Sprint(err), "wol gpu-07: off_hard: ") {
 		t.Errorf("hard off: %v, want refused, in the name of the driver", err)
 	}
@@ -258,7 +250,7 @@ func TestNowhereToSend(t *testing.T) {
 		"no route":          func(c *wol.Config) { c.Broadcast = "240.0.0.1" },
 	} {
 		h := newHost(t)
-		err := h.driver(change).On(within(t, plenty))
+		err := h.driver(change).On(powertest.Within(t, plenty))
 		if name == "no route" && err == nil {
 			t.Log("this machine has a route to 240.0.0.1") // it does no harm there
 			continue

@@ -5,6 +5,7 @@
 package cloudtest
 
 import (
+	"context"
 	"net/http"
 	"slices"
 	"strings"
@@ -94,6 +95,13 @@ func New(t testing.TB, o loopback.Options, p Protocol, ids ...string) *Cloud {
 	}
 	c.Server = loopback.Start(t, o, http.HandlerFunc(c.serve))
 	return c
+}
+
+// Within is a context that ends when a call should long have been answered, or
+// with the test.
+func Within(t testing.TB) context.Context {
+	t.Helper()
+	return powertest.Within(t, 20*time.Second)
 }
 
 func (c *Cloud) serve(w http.ResponseWriter, r *http.Request) {
