@@ -12,7 +12,6 @@ import (
 	"os"
 	"reflect"
 	"testing"
-	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	sdk "github.com/aws/aws-sdk-go-v2/service/ec2"
@@ -60,13 +59,6 @@ func driver(t *testing.T, e *ec2test.Endpoint, soft string) power.Driver {
 	return d
 }
 
-func within(t *testing.T) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	t.Cleanup(cancel)
-	return ctx
-}
-
 // The SDK starts, stops, hibernates and describes instances of the simulator.
 func TestSDKDrivesTheSimulator(t *testing.T) {
 	e := ec2test.Start(t, ec2test.InstanceID(1), ec2test.InstanceID(2))
@@ -74,7 +66,7 @@ func TestSDKDrivesTheSimulator(t *testing.T) {
 	id := []string{ec2test.InstanceID(1)}
 	is := func(want types.InstanceStateName) {
 		t.Helper()
-		out, err := c.DescribeInstances(within(t), &sdk.DescribeInstancesInput{InstanceIds: id})
+		out, err := c.DescribeInstances(cloudtest.Within(t), &sdk.DescribeInstancesInput{InstanceIds: id})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -86,7 +78,7 @@ func TestSDKDrivesTheSimulator(t *testing.T) {
 		}
 	}
 	is(types.InstanceStateNameStopped)
-	started, err := c.StartInstances(within(t), &sdk.StartInstancesInput{InstanceIds: id})
+	started, err := c.StartInstances(cloudtest.Within(t), &sdk.StartInstancesInput{InstanceIds: id})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,14 +92,14 @@ func TestSDKDrivesTheSimulator(t *testing.T) {
 	for _, in := range []sdk.StopInstancesInput{{}, {Hibernate: aws.Bool(true)}, {Force: aws.Bool(true)}} {
 		e.SetPower(pool.PowerOn)
 		in.InstanceIds = id
-		if _, err := c.StopInstances(within(t), &in); err != nil {
+		if _, err := c.StopInstances(cloudtest.Within(t), &in); err != nil {
 			t.Fatal(err)
 		}
 		is(types.InstanceStateNameStopped)
 	}
 
 	e.Set(id[0], cloud.Instance{Phase: cloud.Gone, Why: "Server.SpotInstanceTermination: Spot instance termination"})
-	out, err := c.DescribeInstances(within(t), &sdk.DescribeInstancesInput{InstanceIds: id})
+	out, err := c.DescribeInstances(cloudtest.Within(t), &sdk.DescribeInstancesInput{InstanceIds: id})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,10 +121,10 @@ func TestSDKDryRun(t *testing.T) {
 			t.Errorf("%v, want %s", err, want)
 		}
 	}
-	_, err := c.StartInstances(within(t), &sdk.StartInstancesInput{InstanceIds: id, DryRun: aws.Bool(true)})
+	_, err := c.StartInstances(cloudtest.Within(t), &sdk.StartInstancesInput{InstanceIds: id, DryRun: aws.Bool(true)})
 	ends("DryRunOperation", err)
 	e.Deny("StopInstances")
-	_, err = c.StopInstances(within(t), &sdk.StopInstancesInput{InstanceIds: id, DryRun: aws.Bool(true)})
+	_, err = c.StopInstances(cloudtest.Within(t), &sdk.StopInstancesInput{InstanceIds: id, DryRun: aws.Bool(true)})
 	ends("UnauthorizedOperation", err)
 	if e.Executions() != 0 {
 		t.Errorf("%d dry runs changed something", e.Executions())
@@ -156,13 +148,13 @@ func TestSDKReadsFailures(t *testing.T) {
 	} {
 		e := ec2test.Start(t)
 		e.Say(failure, cloudtest.Start)
-		_, err := client(t, e, ec2test.SecretAccessKey, "").StartInstances(within(t), &sdk.StartInstancesInput{InstanceIds: []string{ec2test.InstanceID(1)}})
+		_, err := client(t, e, ec2test.SecretAccessKey, "").StartInstances(cloudtest.Within(t), &sdk.StartInstancesInput{InstanceIds: []string{ec2test.InstanceID(1)}})
 		if got := code(err); got != want {
 			t.Errorf("code %q of %v, want %s", got, err, want)
 		}
 	}
 	e := ec2test.Start(t)
-	_, err := client(t, e, ec2test.SecretAccessKey, "").DescribeInstances(within(t), &sdk.DescribeInstancesInput{InstanceIds: []string{ec2test.InstanceID(9)}})
+	_, err := client(t, e, ec2test.SecretAccessKey, "").DescribeInstances(cloudtest.Within(t), &sdk.DescribeInstancesInput{InstanceIds: []string{ec2test.InstanceID(9)}})
 	if got := code(err); got != "InvalidInstanceID.NotFound" {
 		t.Errorf("code %q of %v", got, err)
 	}
@@ -182,7 +174,7 @@ func TestSignatures(t *testing.T) {
 	} {
 		e := ec2test.Start(t)
 		e.WantToken(c.wants)
-		_, err := client(t, e, c.secret, c.token).DescribeInstances(within(t), &sdk.DescribeInstancesInput{InstanceIds: []string{ec2test.InstanceID(1)}})
+		_, err := client(t, e, c.secret, c.token).DescribeInstances(cloudtest.Within(t), &sdk.DescribeInstancesInput{InstanceIds: []string{ec2test.InstanceID(1)}})
 		var api smithy.APIError
 		if c.good != (err == nil) || err != nil && (!errors.As(err, &api) || api.ErrorCode() != "AuthFailure") {
 			t.Errorf("%s: %v", c.name, err)
@@ -202,26 +194,26 @@ func TestSameRequests(t *testing.T) {
 		theirs             func() error
 	}{
 		{"read", "DescribeInstances", "", pool.PowerOff, func(d power.Driver) error {
-			_, err := d.State(within(t))
+			_, err := d.State(cloudtest.Within(t))
 			return err
 		}, func() error {
-			_, err := c.DescribeInstances(within(t), &sdk.DescribeInstancesInput{Filters: []types.Filter{{Name: aws.String("instance-id"), Values: id}}})
+			_, err := c.DescribeInstances(cloudtest.Within(t), &sdk.DescribeInstancesInput{Filters: []types.Filter{{Name: aws.String("instance-id"), Values: id}}})
 			return err
 		}},
-		{"on", "StartInstances", "", pool.PowerOff, func(d power.Driver) error { return d.On(within(t)) }, func() error {
-			_, err := c.StartInstances(within(t), &sdk.StartInstancesInput{InstanceIds: id})
+		{"on", "StartInstances", "", pool.PowerOff, func(d power.Driver) error { return d.On(cloudtest.Within(t)) }, func() error {
+			_, err := c.StartInstances(cloudtest.Within(t), &sdk.StartInstancesInput{InstanceIds: id})
 			return err
 		}},
-		{"soft off", "StopInstances", "", pool.PowerOn, func(d power.Driver) error { return d.Off(within(t), power.Soft) }, func() error {
-			_, err := c.StopInstances(within(t), &sdk.StopInstancesInput{InstanceIds: id})
+		{"soft off", "StopInstances", "", pool.PowerOn, func(d power.Driver) error { return d.Off(cloudtest.Within(t), power.Soft) }, func() error {
+			_, err := c.StopInstances(cloudtest.Within(t), &sdk.StopInstancesInput{InstanceIds: id})
 			return err
 		}},
-		{"hibernate", "StopInstances", "hibernate", pool.PowerOn, func(d power.Driver) error { return d.Off(within(t), power.Soft) }, func() error {
-			_, err := c.StopInstances(within(t), &sdk.StopInstancesInput{InstanceIds: id, Hibernate: aws.Bool(true)})
+		{"hibernate", "StopInstances", "hibernate", pool.PowerOn, func(d power.Driver) error { return d.Off(cloudtest.Within(t), power.Soft) }, func() error {
+			_, err := c.StopInstances(cloudtest.Within(t), &sdk.StopInstancesInput{InstanceIds: id, Hibernate: aws.Bool(true)})
 			return err
 		}},
-		{"hard off", "StopInstances", "", pool.PowerOn, func(d power.Driver) error { return d.Off(within(t), power.Hard) }, func() error {
-			_, err := c.StopInstances(within(t), &sdk.StopInstancesInput{InstanceIds: id, Force: aws.Bool(true)})
+		{"hard off", "StopInstances", "", pool.PowerOn, func(d power.Driver) error { return d.Off(cloudtest.Within(t), power.Hard) }, func() error {
+			_, err := c.StopInstances(cloudtest.Within(t), &sdk.StopInstancesInput{InstanceIds: id, Force: aws.Bool(true)})
 			return err
 		}},
 	} {
