@@ -79,10 +79,10 @@ lint: ## vet, format and lint
 .PHONY: bench
 bench: tools ## run the benchmarks, peers beside them where there are any
 	@go test -run '^$$' -bench . -benchmem ./internal/... ./agent/... ./plugins/...
+	@$(MAKE) --no-print-directory bench-r
 
 .PHONY: bench-r
-bench-r: ## compare the forecast with R's forecast package: make bench-r TRACES="a.csv b.csv"
-	@test -n "$(TRACES)" || { echo 'bench-r: give the traces: make bench-r TRACES="a.csv b.csv", CSV with offset_s,arrivals, longer than four days'; exit 2; }
+bench-r: ## compare the forecast with R's forecast package, on a made week or TRACES="a.csv b.csv"
 	@e2e/tools/packages.sh r
 	@go run ./internal/sim/rcompare --origins $(ORIGINS) $(TRACES)
 

@@ -8,7 +8,7 @@
 //
 //	go run ./internal/sim/rcompare --origins 40 a.csv b.csv
 //
-// R fits anew at each origin, which takes seconds, so only every so many
+// Without traces it is the week that gpupool simulate makes for itself. R fits anew at each origin, which takes seconds, so only every so many
 // minutes of the last half of a trace is an origin. What is forecast is the
 // mean of two minutes.
 package main
@@ -54,37 +54,45 @@ func run(args []string, out io.Writer) error {
 	if _, err := exec.LookPath("Rscript"); err != nil {
 		return errors.New("Rscript is missing: e2e/tools/packages.sh r installs it")
 	}
-	if *origins < 1 || *origins > 10_000 || fl.NArg() == 0 {
-		return errors.New("give 1 to 10000 origins, and traces")
+	if *origins < 1 || *origins > 10_000 {
+		return fmt.Errorf("--origins is %d: must be 1 to 10000", *origins)
+	}
+	traces, err := load(fl.Args())
+	if err != nil {
+		return err
 	}
 	t := tabwriter.NewWriter(out, 0, 0, 1, ' ', 0)
 	fmt.Fprintln(t, "| trace\t| minutes ahead\t| method\t| pinball, % of the mean\t| in the 90 % interval\t| CPU a forecast\t|")
 	fmt.Fprintln(t, "|---\t|--:\t|---\t|--:\t|--:\t|--:\t|")
-	for _, name := range fl.Args() {
-		values, err := load(name)
-		if err != nil {
-			return err
-		}
+	for _, trace := range traces {
+		values := trace.Arrivals
 		at := spread(len(values), *origins)
 		said, err := ask(values, at)
 		if err != nil {
-			return fmt.Errorf("%s: %w", name, err)
+			return fmt.Errorf("%s: %w", trace.Name, err)
 		}
 		said = append(ours(values, at), said...)
-		report(t, strings.TrimSuffix(filepath.Base(name), ".csv"), values, said)
+		report(t, strings.TrimSuffix(trace.Name, ".csv"), values, said)
 	}
 	return t.Flush()
 }
 
-func load(name string) ([]float64, error) {
-	t, err := sim.ReadTraceFile(name)
-	if err != nil {
-		return nil, err
+func load(names []string) ([]sim.Trace, error) {
+	if len(names) == 0 {
+		return []sim.Trace{sim.Week(1)}, nil
 	}
-	if len(t.Arrivals) < 4*24*60 {
-		return nil, fmt.Errorf("%s is shorter than four days", name)
+	var traces []sim.Trace
+	for _, name := range names {
+		t, err := sim.ReadTraceFile(name)
+		if err != nil {
+			return nil, err
+		}
+		if len(t.Arrivals) < 4*24*60 {
+			return nil, fmt.Errorf("%s is shorter than four days", name)
+		}
+		traces = append(traces, t)
 	}
-	return t.Arrivals, nil
+	return traces, nil
 }
 
 // longest is how far ahead is forecast, in minutes.
