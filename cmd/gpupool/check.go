@@ -16,6 +16,7 @@ import (
 	"github.com/gpupool/gpupool/internal/consul"
 	"github.com/gpupool/gpupool/internal/inventory"
 	"github.com/gpupool/gpupool/internal/live"
+	"github.com/gpupool/gpupool/internal/nomad"
 	"github.com/gpupool/gpupool/internal/pool"
 	"github.com/gpupool/gpupool/internal/power"
 	"github.com/gpupool/gpupool/internal/power/drivers"
@@ -42,9 +43,10 @@ func newCheck() *cobra.Command {
 		Long: `Check an inventory: its text; then, for each host, its credentials, whether its
 power controller answers, and what is unsafe about that (cipher suite 0, logins
 without a password, certificates, clocks, account locks, the rights of a cloud's
-credential); and whether Consul and Nomad know the pools and the hosts, and what
-time it is. It changes nothing. A controller is asked
-once or twice, and a refused password costs one login.
+credential); whether Consul and Nomad know the pools and the hosts, and what time
+it is; and whether the hosts' Nomad clients give tasks the time to end that they
+ask for. It changes nothing. A controller is asked once or twice, and a refused
+password costs one login.
 
 The exit status is 1 if something is wrong, and 0 if there are warnings only.`,
 		Example: `  gpupool check
@@ -214,10 +216,8 @@ func agents(ctx context.Context, cc *consul.Client, p inventory.Pool) []row {
 }
 
 // nomad checks that each host's node, if it is there, is what the inventory
-// says.
+// says, and gives tasks the time to end that they ask for.
 func (f *checkFlags) nomad(ctx context.Context, p inventory.Pool) []row {
-	ctx, cancel := context.WithTimeout(ctx, f.timeout)
-	defer cancel()
 	names := make([]string, len(p.Hosts))
 	for i, h := range p.Hosts {
 		names[i] = h.Node
@@ -225,7 +225,7 @@ func (f *checkFlags) nomad(ctx context.Context, p inventory.Pool) []row {
 	nc, err := f.client()
 	var nodes map[string]pool.Node
 	if err == nil {
-		nodes, err = nc.Nodes(ctx, live.Spec(p), names)
+		nodes, err = f.nodes(ctx, nc, p, names)
 	}
 	if err != nil {
 		return []row{rowOf(p.Name, "", power.Finding{Level: power.Wrong, About: "Nomad", What: err.Error()})}
@@ -234,7 +234,13 @@ func (f *checkFlags) nomad(ctx context.Context, p inventory.Pool) []row {
 	for _, h := range p.Hosts {
 		rows = append(rows, rowOf(p.Name, h.ID, nodeFinding(h, nodes[h.Node])))
 	}
-	return rows
+	return append(rows, f.killTimeouts(ctx, nc, p, nodes)...)
+}
+
+func (f *checkFlags) nodes(ctx context.Context, nc *nomad.Client, p inventory.Pool, names []string) (map[string]pool.Node, error) {
+	ctx, cancel := context.WithTimeout(ctx, f.timeout)
+	defer cancel()
+	return nc.Nodes(ctx, live.Spec(p), names)
 }
 
 func nodeFinding(h inventory.Host, n pool.Node) power.Finding {

@@ -48,6 +48,7 @@ func TestCheck(t *testing.T) {
 	server := nomadtest.Start(t, "")
 	t.Setenv("NOMAD_ADDR", server.Addr)
 	server.GPUClient("gpu-1", "count 1")
+	longWork(t, server)
 	out, err = gpupool(t, "check", pools, "--json", "--timeout", "4s")
 	if !errors.Is(err, errWrong) {
 		t.Errorf("%v\n%s", err, out)
@@ -69,6 +70,7 @@ func TestCheck(t *testing.T) {
 	}
 	for check, want := range map[string]string{
 		" Consul":              "ok answers; nobody acts on the pool",
+		" kill_timeout":        `WRONG task "worker" of group "workers" of job "workers" asks for 10m0s, and the Nomad client of gpu-1 cuts it to 30s`,
 		"gpu-1 Nomad node":     "WRONG is ready with 1 of 2 healthy GPUs",
 		"gpu-2 Nomad node":     "warning Nomad knows no node gpu-2",
 		"gpu-1 power":          "ok off, after",
@@ -88,7 +90,7 @@ func TestCheck(t *testing.T) {
 	if !errors.Is(err, errWrong) || strings.Contains(out, "hunter2") {
 		t.Errorf("%v\n%s", err, out)
 	}
-	contains(t, "a wrong password", out, "gpu-1  credential  WRONG", "refused the credential")
+	contains(t, "a wrong password", out, "gpu-1  credential    WRONG", "refused the credential")
 
 	// Mistakes of the text are told as everywhere.
 	broken := filepath.Join(t.TempDir(), "pools.hcl")
@@ -97,6 +99,22 @@ func TestCheck(t *testing.T) {
 	}
 	if _, err := gpupool(t, "check", broken); err == nil || !strings.Contains(err.Error(), `pools.hcl:2: pool "x": node_pol: there is no such setting; did you mean "node_pool"?`) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// longWork is a job whose task asks for ten minutes to end.
+func longWork(t *testing.T, server *nomadtest.Server) {
+	t.Helper()
+	text, err := os.ReadFile("../../jobs/workers.nomad.hcl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	job, err := server.API().Jobs().ParseHCL(string(text), true)
+	if err == nil {
+		_, _, err = server.API().Jobs().Register(job, nil)
+	}
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -48,7 +48,10 @@ func (c *Client) HostAllocs(ctx context.Context, nodeID string, index uint64, wa
 
 // SetToken changes the ACL token, as for one that is renewed. It must not be
 // called during a request.
-func (c *Client) SetToken(token string) { c.api.SetSecretID(token) }
+func (c *Client) SetToken(token string) {
+	c.api.SetSecretID(token)
+	c.cfg.SecretID = token
+}
 
 func orElse(text, other string) string {
 	if text == "" {

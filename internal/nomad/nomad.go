@@ -66,6 +66,7 @@ const (
 // Client reads and changes Nomad. It is safe for concurrent use.
 type Client struct {
 	api     *api.Client
+	cfg     *api.Config // of api
 	http    *http.Client
 	addr    string
 	timeout time.Duration
@@ -90,13 +91,10 @@ func New(cfg Config) (*Client, error) {
 	}
 	addr := cmp.Or(ac.Address, "http://127.0.0.1:4646")
 	if ac.HttpClient == nil && !strings.HasPrefix(addr, "unix://") {
-		transport := cleanhttp.DefaultPooledTransport()
-		transport.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
-		hc := &http.Client{Transport: transport}
-		if err := api.ConfigureTLS(hc, ac.TLSConfig); err != nil {
+		hc, err := httpClient(cleanhttp.DefaultPooledTransport(), ac.TLSConfig)
+		if err != nil {
 			return nil, fmt.Errorf("nomad at %s: %w", addr, err)
 		}
-		hc.Transport = httplimit.Transport{Base: transport, Max: maxBody}
 		ac.HttpClient = hc
 	}
 	cl, err := api.NewClient(ac)
@@ -109,6 +107,7 @@ func New(cfg Config) (*Client, error) {
 	}
 	return &Client{
 		api:     cl,
+		cfg:     ac,
 		http:    ac.HttpClient,
 		addr:    addr,
 		timeout: cmp.Or(cfg.Timeout, DefaultTimeout),
@@ -116,6 +115,18 @@ func New(cfg Config) (*Client, error) {
 		log:     log,
 		said:    make(map[string]string),
 	}, nil
+}
+
+// httpClient is one that checks certificates as it is told, and reads answers of
+// bounded size only.
+func httpClient(transport *http.Transport, config *api.TLSConfig) (*http.Client, error) {
+	transport.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+	hc := &http.Client{Transport: transport}
+	if err := api.ConfigureTLS(hc, config); err != nil {
+		return nil, err
+	}
+	hc.Transport = httplimit.Transport{Base: transport, Max: maxBody}
+	return hc, nil
 }
 
 // Address is where the client sends its requests.
@@ -126,9 +137,14 @@ func (c *Client) bounded(ctx context.Context) (context.Context, context.CancelFu
 	return context.WithTimeout(ctx, c.timeout)
 }
 
-// failed classifies an error of a request. ctx is the caller's: its end is the
-// caller's doing, while the end of our own deadline is Nomad's.
+// failed classifies an error of a request to the client's address.
 func (c *Client) failed(ctx context.Context, what string, err error) error {
+	return failedAt(ctx, c.addr, what, err)
+}
+
+// failedAt classifies an error of a request. ctx is the caller's: its end is the
+// caller's doing, while the end of our own deadline is Nomad's.
+func failedAt(ctx context.Context, addr, what string, err error) error {
 	class := ErrUnreachable
 	var answer api.UnexpectedResponseError
 	switch {
@@ -138,9 +154,9 @@ func (c *Client) failed(ctx context.Context, what string, err error) error {
 		class = classOf(answer)
 	}
 	if class == nil {
-		return fmt.Errorf("%s in Nomad at %s: %w", what, c.addr, err)
+		return fmt.Errorf("%s in Nomad at %s: %w", what, addr, err)
 	}
-	return fmt.Errorf("%s in Nomad at %s: %w: %w", what, c.addr, class, err)
+	return fmt.Errorf("%s in Nomad at %s: %w: %w", what, addr, class, err)
 }
 
 // classOf is the class of an answer that is no success, or nil. Nomad answers

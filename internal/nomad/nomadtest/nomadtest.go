@@ -187,7 +187,8 @@ type Client struct {
 
 // Client runs a Nomad client in node pool gpu, which has 1000 MB of memory and
 // the raw_exec driver, until the test ends. It returns when the node is ready.
-// extra is HCL for the client block. It takes root.
+// extra is HCL for the client block. Where the server has ACLs, so has the
+// client. It takes root.
 func (s *Server) Client(name, extra string) *Client {
 	s.t.Helper()
 	return s.client(name, extra, "")
@@ -221,6 +222,10 @@ func (c *Client) SetGPUs(state string) {
 
 func (s *Server) client(name, block, extra string) *Client {
 	s.t.Helper()
+	if s.Token != "" {
+		extra += `
+			acl { enabled = true }`
+	}
 	c := &Client{Name: name, server: s}
 	c.agent = newAgent(s.t, func(host string, ports []int, dir string) string {
 		return base(name, host, ports, dir) + fmt.Sprintf(`
