@@ -31,7 +31,7 @@ variable "scale_in_after" {
 }
 
 variable "command" {
-  description = "What to run, by /bin/sh -c."
+  description = "What to run, by /bin/sh -c. Begin the server with exec: else the shell gets SIGTERM, and the server is killed with it."
   default     = "exec vllm serve --port $NOMAD_PORT_http $MODEL"
 }
 
@@ -143,8 +143,11 @@ job "serve" {
     task "serve" {
       driver = "raw_exec"
 
-      # What a server gets to finish the requests that it has.
+      # What a server gets to finish the requests that it has. Each host's Nomad
+      # client cuts it to its own client { max_kill_timeout }, without a word, and
+      # that is 30s unless set: gpupool check compares the two.
       kill_timeout = "2m"
+      kill_signal  = "SIGTERM" # else it is SIGINT
 
       config {
         command = "/bin/sh"

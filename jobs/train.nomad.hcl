@@ -12,8 +12,8 @@ variable "gpus" {
 }
 
 variable "command" {
-  description = "What to run, by /bin/sh -c."
-  default     = "nvidia-smi && sleep 600"
+  description = "What to run, by /bin/sh -c. Begin the work itself with exec: else the shell gets SIGTERM, and the work is killed with it."
+  default     = "nvidia-smi && exec sleep 600"
 }
 
 job "train" {
@@ -33,6 +33,13 @@ job "train" {
 
     task "train" {
       driver = "raw_exec"
+
+      # What it gets to write a checkpoint, where it is stopped after all: by
+      # nomad job stop, or in a pool with drain_work = "all". For more than 30s,
+      # set client { max_kill_timeout } on the hosts too: each cuts it to that,
+      # without a word, and it is 30s unless set.
+      kill_timeout = "30s"
+      kill_signal  = "SIGTERM" # else it is SIGINT
 
       config {
         command = "/bin/sh"

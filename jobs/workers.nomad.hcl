@@ -3,7 +3,8 @@
 # on when workers queue for GPUs, and off when none is left on them.
 #
 # A worker must end by itself when it is told to (SIGTERM), after the task that
-# it has: Nomad does not know which one is idle.
+# it has: Nomad does not know which one is idle. Two things have to let it:
+# kill_timeout below with the hosts' max_kill_timeout, and exec in command.
 
 variable "queue" {
   description = "The queue, as queues.hcl calls it."
@@ -25,7 +26,7 @@ variable "scale_in_after" {
 }
 
 variable "command" {
-  description = "What to run, by /bin/sh -c."
+  description = "What to run, by /bin/sh -c. Begin the worker with exec: else the shell gets SIGTERM, and the worker is killed with it."
   default     = "exec /usr/local/bin/worker"
 }
 
@@ -62,8 +63,12 @@ job "workers" {
     task "worker" {
       driver = "raw_exec"
 
-      # The longest task, and a little more.
+      # The longest task, and a little more. Each host's Nomad client cuts it to
+      # its own client { max_kill_timeout }, without a word, and that is 30s
+      # unless set: gpupool check compares the two. For more than 10m, Nomad also
+      # wants an update block with a longer progress_deadline.
       kill_timeout = "10m"
+      kill_signal  = "SIGTERM" # else it is SIGINT
 
       config {
         command = "/bin/sh"

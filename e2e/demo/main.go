@@ -84,7 +84,7 @@ func run(ctx context.Context, quick, keep bool) (err error) {
 	s.start(ctx, st)
 	s.say("The story is over; the cluster is yours until Ctrl-C:")
 	s.say("  export NOMAD_ADDR=%s CONSUL_HTTP_ADDR=%s", st.NomadAddr(), st.ConsulAddr())
-	s.say("  nomad job run -var command='sleep 60' jobs/train.nomad.hcl     bin/gpupool status")
+	s.say("  nomad job run -var command='exec sleep 60' jobs/train.nomad.hcl     bin/gpupool status")
 	<-ctx.Done()
 	return ctx.Err()
 }
