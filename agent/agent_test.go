@@ -354,9 +354,10 @@ func TestAgentAndXIDs(t *testing.T) {
 	}
 	text := h.metrics()
 	for _, want := range []string{
-		`gpupool_gpu_xid_errors_total{class="cycle",gpu="GPU-fa4e0001-0000-4000-8000-000000000000",xid="79"} 1`,
+		`gpupool_gpu_xid_errors_total{gpu="GPU-fa4e0001-0000-4000-8000-000000000000",xid="79",class="cycle"} 1`,
 		`gpupool_gpu_health{gpu="GPU-fa4e0001-0000-4000-8000-000000000000",verdict="failed"} 1`,
-		`modelName="NVIDIA H100 80GB HBM3",pci_bus_id="00000000:02:00.0"} 79`,
+		`DCGM_FI_DEV_XID_ERRORS{gpu="1",UUID="GPU-fa4e0001-0000-4000-8000-000000000000",pci_bus_id="00000000:02:00.0",device="nvidia1",modelName="NVIDIA H100 80GB HBM3",` +
+			`Hostname="gpu-01",hostname="gpu-01",DCGM_FI_DRIVER_VERSION="570.86.15",GPU_I_PROFILE="",GPU_I_ID=""} 79`,
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %s in the metrics", want)

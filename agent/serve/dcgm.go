@@ -16,7 +16,7 @@ type Alias struct {
 	Metric
 	Of string // what it is here: a metric of the agent, or in words
 	// gpu is the value of a whole GPU, part that of a MIG device; nil for none.
-	gpu  func(g fleet.GPU) (float64, bool)
+	gpu  func(g *fleet.GPU) (float64, bool)
 	part func(d fleet.MIGDevice) (float64, bool)
 }
 
@@ -33,69 +33,69 @@ const mib = 1 << 20
 // asked for.
 var Aliases = []Alias{
 	alias("DCGM_FI_DEV_SM_CLOCK", "Clock of the multiprocessors, MHz.", "gpupool_gpu_sm_clock_hertz",
-		func(g fleet.GPU) (float64, bool) { return times(1e-6)(part(g.Clocks.Read, g.Clocks.SM)) }),
+		func(g *fleet.GPU) (float64, bool) { return times(1e-6)(part(g.Clocks.Read, g.Clocks.SM)) }),
 	alias("DCGM_FI_DEV_MEM_CLOCK", "Clock of the memory, MHz.", "gpupool_gpu_memory_clock_hertz",
-		func(g fleet.GPU) (float64, bool) { return times(1e-6)(part(g.Clocks.Read, g.Clocks.Memory)) }),
+		func(g *fleet.GPU) (float64, bool) { return times(1e-6)(part(g.Clocks.Read, g.Clocks.Memory)) }),
 	alias("DCGM_FI_DEV_GPU_TEMP", "Temperature of the GPU, degrees Celsius.", "gpupool_gpu_temperature_celsius",
-		func(g fleet.GPU) (float64, bool) { return g.Temperature.Fresh() }),
+		func(g *fleet.GPU) (float64, bool) { return g.Temperature.Fresh() }),
 	alias("DCGM_FI_DEV_MEMORY_TEMP", "Temperature of the memory, degrees Celsius.", "gpupool_gpu_memory_temperature_celsius",
-		func(g fleet.GPU) (float64, bool) { return g.MemoryTemperature.Fresh() }),
+		func(g *fleet.GPU) (float64, bool) { return g.MemoryTemperature.Fresh() }),
 	alias("DCGM_FI_DEV_POWER_USAGE", "Power that the GPU draws, W.", "gpupool_gpu_power_watts",
-		func(g fleet.GPU) (float64, bool) { return g.Power.Fresh() }),
+		func(g *fleet.GPU) (float64, bool) { return g.Power.Fresh() }),
 	counting("DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION", "Energy that the GPU used, mJ.", "gpupool_gpu_energy_joules_total",
-		func(g fleet.GPU) (float64, bool) { return times(1000)(g.Energy.Fresh()) }),
+		func(g *fleet.GPU) (float64, bool) { return times(1000)(g.Energy.Fresh()) }),
 	counting("DCGM_FI_DEV_PCIE_REPLAY_COUNTER", "PCIe packets that were sent again.", "gpupool_gpu_pcie_replays_total",
-		func(g fleet.GPU) (float64, bool) { return g.PCIeReplays.Fresh() }),
+		func(g *fleet.GPU) (float64, bool) { return g.PCIeReplays.Fresh() }),
 	alias("DCGM_FI_DEV_GPU_UTIL", "Time in which a kernel ran, percent.", "gpupool_gpu_busy_ratio",
-		func(g fleet.GPU) (float64, bool) { return times(100)(g.Busy.Fresh()) }),
+		func(g *fleet.GPU) (float64, bool) { return times(100)(g.Busy.Fresh()) }),
 	alias("DCGM_FI_DEV_XID_ERRORS", "The last XID.", "the XID of gpupool_gpu_xid_errors_total that happened last, 0 for none", lastXID),
 	alias("DCGM_FI_DEV_FB_USED", "Memory in use, MiB.", "gpupool_gpu_memory_used_bytes, gpupool_mig_memory_used_bytes",
-		func(g fleet.GPU) (float64, bool) { return times(1.0 / mib)(g.MemoryUsed.Fresh()) },
+		func(g *fleet.GPU) (float64, bool) { return times(1.0 / mib)(g.MemoryUsed.Fresh()) },
 		func(d fleet.MIGDevice) (float64, bool) { return times(1.0 / mib)(d.MemoryUsed.Fresh()) }),
 	alias("DCGM_FI_DEV_FB_FREE", "Memory that is free, MiB.", "total less used less reserved memory",
-		func(g fleet.GPU) (float64, bool) { return free(g.MemoryTotal, g.MemoryUsed, g.MemoryReserved) },
+		func(g *fleet.GPU) (float64, bool) { return free(g.MemoryTotal, g.MemoryUsed, g.MemoryReserved) },
 		func(d fleet.MIGDevice) (float64, bool) { return free(d.MemoryTotal, d.MemoryUsed, fleet.Value{}) }),
 	alias("DCGM_FI_DEV_FB_RESERVED", "Memory that the driver keeps for itself, MiB.", "gpupool_gpu_memory_reserved_bytes",
-		func(g fleet.GPU) (float64, bool) { return times(1.0 / mib)(g.MemoryReserved.Fresh()) }),
+		func(g *fleet.GPU) (float64, bool) { return times(1.0 / mib)(g.MemoryReserved.Fresh()) }),
 	counting("DCGM_FI_DEV_ECC_SBE_VOL_TOTAL", "Corrected memory errors since the last reset.", `gpupool_gpu_ecc_errors_total{kind="corrected"}`,
-		func(g fleet.GPU) (float64, bool) { return whole(g.ECC.Read, g.ECC.Corrected) }),
+		func(g *fleet.GPU) (float64, bool) { return whole(g.ECC.Read, g.ECC.Corrected) }),
 	counting("DCGM_FI_DEV_ECC_DBE_VOL_TOTAL", "Uncorrected memory errors since the last reset.", `gpupool_gpu_ecc_errors_total{kind="uncorrected"}`,
-		func(g fleet.GPU) (float64, bool) { return whole(g.ECC.Read, g.ECC.Uncorrected) }),
+		func(g *fleet.GPU) (float64, bool) { return whole(g.ECC.Read, g.ECC.Uncorrected) }),
 	counting("DCGM_FI_DEV_ECC_SBE_AGG_TOTAL", "Corrected memory errors in the GPU's life.", `gpupool_gpu_ecc_lifetime_errors_total{kind="corrected"}`,
-		func(g fleet.GPU) (float64, bool) { return whole(g.ECC.Read, g.ECC.CorrectedEver) }),
+		func(g *fleet.GPU) (float64, bool) { return whole(g.ECC.Read, g.ECC.CorrectedEver) }),
 	counting("DCGM_FI_DEV_ECC_DBE_AGG_TOTAL", "Uncorrected memory errors in the GPU's life.", `gpupool_gpu_ecc_lifetime_errors_total{kind="uncorrected"}`,
-		func(g fleet.GPU) (float64, bool) { return whole(g.ECC.Read, g.ECC.UncorrectedEver) }),
+		func(g *fleet.GPU) (float64, bool) { return whole(g.ECC.Read, g.ECC.UncorrectedEver) }),
 	counting("DCGM_FI_DEV_RETIRED_SBE", "Memory pages out of use for corrected errors.", `gpupool_gpu_retired_pages_total{kind="corrected"}`,
-		func(g fleet.GPU) (float64, bool) { return whole(g.Pages.Read, g.Pages.SingleBit) }),
+		func(g *fleet.GPU) (float64, bool) { return whole(g.Pages.Read, g.Pages.SingleBit) }),
 	counting("DCGM_FI_DEV_RETIRED_DBE", "Memory pages out of use for uncorrected errors.", `gpupool_gpu_retired_pages_total{kind="uncorrected"}`,
-		func(g fleet.GPU) (float64, bool) { return whole(g.Pages.Read, g.Pages.DoubleBit) }),
+		func(g *fleet.GPU) (float64, bool) { return whole(g.Pages.Read, g.Pages.DoubleBit) }),
 	counting("DCGM_FI_DEV_RETIRED_PENDING", "Whether the next reset takes a memory page out of use.", "gpupool_gpu_retired_pages_pending",
-		func(g fleet.GPU) (float64, bool) { return flag(g.Pages.Read, g.Pages.Pending) }),
+		func(g *fleet.GPU) (float64, bool) { return flag(g.Pages.Read, g.Pages.Pending) }),
 	counting("DCGM_FI_DEV_UNCORRECTABLE_REMAPPED_ROWS", "Memory rows replaced for uncorrected errors.", `gpupool_gpu_remapped_rows_total{kind="uncorrected"}`,
-		func(g fleet.GPU) (float64, bool) { return whole(g.Rows.Read, &g.Rows.Uncorrected) }),
+		func(g *fleet.GPU) (float64, bool) { return whole(g.Rows.Read, &g.Rows.Uncorrected) }),
 	counting("DCGM_FI_DEV_CORRECTABLE_REMAPPED_ROWS", "Memory rows replaced for corrected errors.", `gpupool_gpu_remapped_rows_total{kind="corrected"}`,
-		func(g fleet.GPU) (float64, bool) { return whole(g.Rows.Read, &g.Rows.Corrected) }),
+		func(g *fleet.GPU) (float64, bool) { return whole(g.Rows.Read, &g.Rows.Corrected) }),
 	alias("DCGM_FI_DEV_ROW_REMAP_FAILURE", "Whether a memory row could not be replaced.", "gpupool_gpu_row_remap_failed",
-		func(g fleet.GPU) (float64, bool) { return flag(g.Rows.Read, g.Rows.Failed) }),
+		func(g *fleet.GPU) (float64, bool) { return flag(g.Rows.Read, g.Rows.Failed) }),
 	alias("DCGM_FI_PROF_GR_ENGINE_ACTIVE", "Time in which any compute or graphics engine worked, ratio.", "gpupool_gpu_graphics_active_ratio",
-		func(g fleet.GPU) (float64, bool) { return part(g.Activity.Read, g.Activity.Graphics) },
+		func(g *fleet.GPU) (float64, bool) { return part(g.Activity.Read, g.Activity.Graphics) },
 		func(d fleet.MIGDevice) (float64, bool) { return part(d.Activity.Read, d.Activity.Graphics) }),
 	alias("DCGM_FI_PROF_SM_ACTIVE", "Time with a warp on a multiprocessor, ratio.", "gpupool_gpu_sm_active_ratio, gpupool_mig_sm_active_ratio",
-		func(g fleet.GPU) (float64, bool) { return part(g.Activity.Read, g.Activity.SM) },
+		func(g *fleet.GPU) (float64, bool) { return part(g.Activity.Read, g.Activity.SM) },
 		func(d fleet.MIGDevice) (float64, bool) { return part(d.Activity.Read, d.Activity.SM) }),
 	alias("DCGM_FI_PROF_SM_OCCUPANCY", "Resident warps of those that fit, ratio.", "gpupool_gpu_sm_occupancy_ratio, gpupool_mig_sm_occupancy_ratio",
-		func(g fleet.GPU) (float64, bool) { return part(g.Activity.Read, g.Activity.SMOccupancy) },
+		func(g *fleet.GPU) (float64, bool) { return part(g.Activity.Read, g.Activity.SMOccupancy) },
 		func(d fleet.MIGDevice) (float64, bool) { return part(d.Activity.Read, d.Activity.SMOccupancy) }),
 	alias("DCGM_FI_PROF_PIPE_TENSOR_ACTIVE", "Time in which the tensor cores worked, ratio.", "gpupool_gpu_tensor_active_ratio, gpupool_mig_tensor_active_ratio",
-		func(g fleet.GPU) (float64, bool) { return part(g.Activity.Read, g.Activity.Tensor) },
+		func(g *fleet.GPU) (float64, bool) { return part(g.Activity.Read, g.Activity.Tensor) },
 		func(d fleet.MIGDevice) (float64, bool) { return part(d.Activity.Read, d.Activity.Tensor) }),
 	alias("DCGM_FI_PROF_DRAM_ACTIVE", "Memory bandwidth used, ratio.", "gpupool_gpu_dram_active_ratio, gpupool_mig_dram_active_ratio",
-		func(g fleet.GPU) (float64, bool) { return part(g.Activity.Read, g.Activity.DRAM) },
+		func(g *fleet.GPU) (float64, bool) { return part(g.Activity.Read, g.Activity.DRAM) },
 		func(d fleet.MIGDevice) (float64, bool) { return part(d.Activity.Read, d.Activity.DRAM) }),
 }
 
 // alias is a gauge; parts is at most one function.
-func alias(name, help, of string, gpu func(fleet.GPU) (float64, bool), parts ...func(fleet.MIGDevice) (float64, bool)) Alias {
+func alias(name, help, of string, gpu func(*fleet.GPU) (float64, bool), parts ...func(fleet.MIGDevice) (float64, bool)) Alias {
 	a := Alias{Metric: Metric{name, prometheus.GaugeValue, dcgmLabels, help}, Of: of, gpu: gpu}
 	if len(parts) > 0 {
 		a.part = parts[0]
@@ -104,7 +104,7 @@ func alias(name, help, of string, gpu func(fleet.GPU) (float64, bool), parts ...
 }
 
 // counting is a counter.
-func counting(name, help, of string, gpu func(fleet.GPU) (float64, bool)) Alias {
+func counting(name, help, of string, gpu func(*fleet.GPU) (float64, bool)) Alias {
 	a := alias(name, help, of, gpu)
 	a.Type = prometheus.CounterValue
 	return a
@@ -131,7 +131,7 @@ func free(total, used, reserved fleet.Value) (float64, bool) {
 	return (t - u - r) / mib, ok1 && ok2
 }
 
-func lastXID(g fleet.GPU) (float64, bool) {
+func lastXID(g *fleet.GPU) (float64, bool) {
 	last := fleet.XID{}
 	for i, x := range g.XIDs.List {
 		if i == 0 || x.Age < last.Age {
@@ -142,7 +142,7 @@ func lastXID(g fleet.GPU) (float64, bool) {
 }
 
 // collectAliases sends the aliases of one GPU and its parts.
-func collectAliases(s fleet.Snapshot, g fleet.GPU, send func(m Metric, value float64, labels ...string)) {
+func collectAliases(s fleet.Snapshot, g *fleet.GPU, send func(m Metric, value float64, labels ...string)) {
 	labels := func(profile, instance string) []string {
 		return []string{strconv.Itoa(g.Index), g.UUID, g.PCI, fmt.Sprintf("nvidia%d", g.Index), g.Name, s.Node, s.Node, s.Driver.Version, profile, instance}
 	}

@@ -112,8 +112,8 @@ func (i Instances) collect(list *fleet.Instances, send func(m Metric, value floa
 		send(instancesWrites, float64(writes))
 	}
 	for _, w := range list.WarmUps {
-		send(warmUpSeconds, w.Median, valid(w.Model), w.GPU, string(w.From), "0.5")
-		send(warmUpSeconds, w.P95, valid(w.Model), w.GPU, string(w.From), "0.95")
+		send(warmUpSeconds, w.Median, w.Model, w.GPU, string(w.From), "0.5")
+		send(warmUpSeconds, w.P95, w.Model, w.GPU, string(w.From), "0.95")
 	}
 	var flaws map[string]map[engine.Flaw]uint64
 	if i.Flaws != nil {
@@ -125,7 +125,7 @@ func (i Instances) collect(list *fleet.Instances, send func(m Metric, value floa
 }
 
 func collectInstance(i fleet.Instance, flaws map[engine.Flaw]uint64, send func(m Metric, value float64, labels ...string)) {
-	send(instanceInfo, 1, i.ID, i.Namespace, i.Job, i.Group, i.Task, i.Alloc, i.Engine, valid(i.Model), i.Service, i.Address)
+	send(instanceInfo, 1, i.ID, i.Namespace, i.Job, i.Group, i.Task, i.Alloc, i.Engine, i.Model, i.Service, i.Address)
 	for _, state := range fleet.InstanceStates {
 		send(instanceState, number(i.State == state), i.ID, string(state))
 	}
@@ -149,6 +149,3 @@ func collectInstance(i fleet.Instance, flaws map[engine.Flaw]uint64, send func(m
 		}
 	}
 }
-
-// valid makes a label's value of a text that a model server chose.
-func valid(text string) string { return strings.ToValidUTF8(text, "?") }

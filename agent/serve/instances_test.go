@@ -41,7 +41,7 @@ func TestInstanceMetrics(t *testing.T) {
 	for _, want := range []string{
 		"gpupool_instances_known 1",
 		"gpupool_instances_consul_writes_total 4",
-		`gpupool_instance_info{address="10.0.0.7:1",alloc_id="a1",engine="vllm",group="serve",instance_id="i1",job="chat",model="m?",namespace="default",service="chat-warm",task="serve"} 1`,
+		`gpupool_instance_info{instance_id="i1",namespace="default",job="chat",group="serve",task="serve",alloc_id="a1",engine="vllm",model="m?",service="chat-warm",address="10.0.0.7:1"} 1`,
 		`gpupool_instance_state{instance_id="i1",state="serving"} 1`,
 		`gpupool_instance_state{instance_id="i1",state="warm"} 0`,
 		`gpupool_instance_state{instance_id="i2",state="warming"} 1`,
@@ -49,8 +49,8 @@ func TestInstanceMetrics(t *testing.T) {
 		`gpupool_instance_warm_up_seconds{instance_id="i1"} 43.5`,
 		`gpupool_instance_running_requests{instance_id="i1"} 3`,
 		`gpupool_instance_ttft_seconds{instance_id="i1",quantile="0.95"} 0.25`,
-		`gpupool_instance_flaws_total{flaw="scrape",instance_id="i1"} 2`,
-		`gpupool_warm_up_seconds{from="cold",gpu_name="H100",model="m",quantile="0.5"} 40`,
+		`gpupool_instance_flaws_total{instance_id="i1",flaw="scrape"} 2`,
+		`gpupool_warm_up_seconds{model="m",gpu_name="H100",from="cold",quantile="0.5"} 40`,
 	} {
 		if !strings.Contains(text, want+"\n") {
 			t.Errorf("metrics do not have %s", want)

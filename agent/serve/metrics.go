@@ -1,13 +1,18 @@
 package serve
 
 import (
+	"bytes"
 	"fmt"
+	"hash/maphash"
+	"net/http"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
-	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
 
 	"github.com/gpupool/gpupool/internal/fleet"
 )
@@ -50,100 +55,112 @@ var Metrics = func() []Metric {
 	return append(all, instanceMetrics...)
 }()
 
-// gatherer makes the metrics, from one snapshot a scrape. It makes what
-// Prometheus' client writes out itself, and not each series as a metric of that
-// client, which would check every scrape again what does not change: the names and
-// labels of [Metrics].
-type gatherer struct {
+// exposition answers what is known, from one snapshot a request, in Prometheus'
+// text format 0.0.4. It writes that itself: Prometheus' client would make an object
+// of each of many hundreds of series, and check again what never changes, the names
+// and labels of [Metrics].
+type exposition struct {
 	cfg    Config
 	others prometheus.Gatherer // the Go runtime and the process
 }
 
-// Gather makes the metrics of one scrape, sorted by name.
-func (g gatherer) Gather() ([]*dto.MetricFamily, error) {
-	p := page{families: map[string]*dto.MetricFamily{}, sent: map[string]bool{}}
-	g.collect(p.send)
-	all, err := g.others.Gather()
-	for _, family := range p.families {
-		all = append(all, family)
+var textFormat = string(expfmt.NewFormat(expfmt.TypeTextPlain))
+
+func (e exposition) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
+	p := pages.Get().(*page)
+	defer pages.Put(p)
+	p.clear()
+	e.collect(p.send)
+	body := p.write()
+	others, _ := e.others.Gather() // what is not known of the process must not cost the rest
+	for _, family := range others {
+		_, _ = expfmt.MetricFamilyToText(body, family) // likewise
 	}
-	slices.SortFunc(all, func(a, b *dto.MetricFamily) int { return strings.Compare(a.GetName(), b.GetName()) })
-	return all, err
+	w.Header().Set("Content-Type", textFormat)
+	w.Header().Set("Content-Length", strconv.Itoa(body.Len()))
+	_, _ = w.Write(body.Bytes()) // the client went away
 }
 
-// page is the series of one scrape. They are carved from a few large pieces of
-// memory: there are many hundreds.
+// page is an exposition in the making. Pages are used again: each has many
+// hundreds of series.
 type page struct {
-	families map[string]*dto.MetricFamily
-	sent     map[string]bool // the series that are there, by name and labels
-	metrics  slab[dto.Metric]
-	gauges   slab[dto.Gauge]
-	counters slab[dto.Counter]
-	pairs    slab[dto.LabelPair]
-	lists    slab[*dto.LabelPair]
-	texts    slab[string]
-	numbers  slab[float64]
+	series map[string][]byte   // lines by the name of their metric
+	sent   map[uint64]struct{} // the series that are there, by a hash of name and labels
+	body   bytes.Buffer
 }
 
-// slab gives out parts of what was allocated at once.
-type slab[T any] struct{ left []T }
+var (
+	pages = sync.Pool{New: func() any { return &page{series: map[string][]byte{}, sent: map[uint64]struct{}{}} }}
+	seed  = maphash.MakeSeed()
+	// order is that of the metrics on a page.
+	order = func() []Metric {
+		all := slices.Clone(Metrics)
+		for _, a := range Aliases {
+			all = append(all, a.Metric)
+		}
+		return all
+	}()
+	// labelValue writes what a label can have in quotes.
+	labelValue = strings.NewReplacer(`\`, `\\`, "\n", `\n`, `"`, `\"`)
+)
 
-// take returns n zero values.
-func (s *slab[T]) take(n int) []T {
-	if len(s.left) < n {
-		s.left = make([]T, max(n, 256))
+func (p *page) clear() {
+	for name, lines := range p.series {
+		p.series[name] = lines[:0]
 	}
-	taken := s.left[:n:n]
-	s.left = s.left[n:]
-	return taken
+	clear(p.sent)
+	p.body.Reset()
 }
 
 // send adds a series. The first of those that are the same stays: two GPUs may
 // tell one UUID, and a page with a series twice is not one.
 func (p *page) send(m Metric, value float64, labels ...string) {
+	before := p.series[m.Name]
+	lines := append(before, m.Name...)
 	for i, l := range labels {
-		labels[i] = strings.ToValidUTF8(l, "?") // drivers and model servers choose it
+		separator := byte(',')
+		if i == 0 {
+			separator = '{'
+		}
+		lines = append(append(append(lines, separator), m.Labels[i]...), `="`...)
+		lines = append(lines, labelValue.Replace(strings.ToValidUTF8(l, "?"))...) // drivers and model servers choose it
+		lines = append(lines, '"')
 	}
-	series := m.Name + "\xff" + strings.Join(labels, "\xff") // which no name and no label has
-	if p.sent[series] {
+	if len(labels) > 0 {
+		lines = append(lines, '}')
+	}
+	series := maphash.Bytes(seed, lines[len(before):])
+	if _, twice := p.sent[series]; twice {
 		return
 	}
-	p.sent[series] = true
-	family := p.families[m.Name]
-	if family == nil {
-		name, help, kind := m.Name, m.Help, dto.MetricType_GAUGE
-		if m.Type == prometheus.CounterValue {
-			kind = dto.MetricType_COUNTER
+	p.sent[series] = struct{}{}
+	lines = strconv.AppendFloat(append(lines, ' '), value, 'g', -1, 64)
+	p.series[m.Name] = append(lines, '\n')
+}
+
+// write writes the page out, each metric in one piece.
+func (p *page) write() *bytes.Buffer {
+	for _, m := range order {
+		lines := p.series[m.Name]
+		if len(lines) == 0 {
+			continue
 		}
-		family = &dto.MetricFamily{Name: &name, Help: &help, Type: &kind}
-		p.families[name] = family
+		kind := "gauge"
+		if m.Type == prometheus.CounterValue {
+			kind = "counter"
+		}
+		fmt.Fprintf(&p.body, "# HELP %s %s\n# TYPE %s %s\n", m.Name, m.Help, m.Name, kind)
+		p.body.Write(lines)
 	}
-	metric, number := &p.metrics.take(1)[0], &p.numbers.take(1)[0]
-	*number = value
-	if m.Type == prometheus.CounterValue {
-		metric.Counter = &p.counters.take(1)[0]
-		metric.Counter.Value = number
-	} else {
-		metric.Gauge = &p.gauges.take(1)[0]
-		metric.Gauge.Value = number
-	}
-	metric.Label = p.lists.take(len(labels))
-	for i, l := range labels {
-		text, pair := &p.texts.take(1)[0], &p.pairs.take(1)[0]
-		*text = l
-		pair.Name, pair.Value = &m.Labels[i], text
-		metric.Label[i] = pair
-	}
-	slices.SortFunc(metric.Label, func(a, b *dto.LabelPair) int { return strings.Compare(*a.Name, *b.Name) })
-	family.Metric = append(family.Metric, metric)
+	return &p.body
 }
 
 // collect sends the metrics.
-func (g gatherer) collect(send func(m Metric, value float64, labels ...string)) {
-	s := g.cfg.Snapshot()
+func (e exposition) collect(send func(m Metric, value float64, labels ...string)) {
+	s := e.cfg.Snapshot()
 	send(buildInfo, 1, s.Node, s.Agent.Version, runtime.Version())
-	if g.cfg.Consul != nil {
-		registered, failures := g.cfg.Consul()
+	if e.cfg.Consul != nil {
+		registered, failures := e.cfg.Consul()
 		send(consulRegistered, number(registered))
 		send(consulErrors, float64(failures))
 	}
@@ -156,23 +173,13 @@ func (g gatherer) collect(send func(m Metric, value float64, labels ...string)) 
 		send(outsideGPUs, float64(s.Outside.GPUs))
 		send(outsideProcesses, float64(s.Outside.Processes))
 	}
-	for _, one := range s.GPUs {
-		view := gpuView{GPU: one, id: one.UUID, at: s.At}
-		if view.id == "" {
-			view.id = fmt.Sprintf("index:%d", one.Index)
-		}
-		labels := []string{view.id}
-		for _, m := range gpuMetrics {
-			m.collect(view, func(value float64, more ...string) {
-				labels = append(labels[:1], more...)
-				send(m.Metric, value, labels...)
-			})
-		}
-		if g.cfg.Aliases {
-			collectAliases(s, one, send)
+	for i := range s.GPUs {
+		collectGPU(&gpuView{GPU: &s.GPUs[i], at: s.At}, send)
+		if e.cfg.Aliases {
+			collectAliases(s, &s.GPUs[i], send)
 		}
 	}
-	g.cfg.Instances.collect(s.Instances, send)
+	e.cfg.Instances.collect(s.Instances, send)
 }
 
 type taskID struct{ alloc, task string }

@@ -12,7 +12,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/gpupool/gpupool/internal/fleet"
 	"github.com/gpupool/gpupool/internal/httplimit"
@@ -53,13 +52,6 @@ func Handler(cfg Config) http.Handler {
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
-	metrics := promhttp.HandlerFor(gatherer{cfg, others}, promhttp.HandlerOpts{
-		MaxRequestsInFlight: 4, Timeout: 5 * time.Second,
-		ErrorHandling: promhttp.ContinueOnError, // what is not known of the process must not cost the others
-		// The network of a GPU host has room for the 100 kB; its processors have work.
-		DisableCompression: true,
-	})
-
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		s := cfg.Snapshot()
@@ -73,7 +65,7 @@ func Handler(cfg Config) http.Handler {
 		answer(w, cfg.Snapshot())
 	})))
 	cfg.Instances.handle(mux, cfg.Token)
-	mux.Handle("GET /metrics", authorized(cfg.Token, metrics))
+	mux.Handle("GET /metrics", authorized(cfg.Token, exposition{cfg, others}))
 	if cfg.Off != nil {
 		mux.Handle("POST "+offswitch.Path, cfg.Off)
 	}
