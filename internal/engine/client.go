@@ -82,7 +82,7 @@ type Look struct {
 
 // ClientConfig is how to ask. The zero value works.
 type ClientConfig struct {
-	Timeout time.Duration // for each request; 2 s if zero
+	Timeout time.Duration // for each request of a look; 2 s if zero
 	// Allowed says whether an address may be asked; nil allows those of this
 	// host.
 	Allowed func(netip.Addr) bool
@@ -128,7 +128,6 @@ func NewClient(cfg ClientConfig) *Client {
 			MaxIdleConnsPerHost:    2,
 			MaxConnsPerHost:        4,
 			IdleConnTimeout:        30 * time.Second,
-			ResponseHeaderTimeout:  timeout,
 			MaxResponseHeaderBytes: 16 << 10,
 		},
 	}

@@ -248,6 +248,29 @@ func TestSleepAndWake(t *testing.T) {
 	}
 }
 
+// TestActsTakeTheirTime: weights are moved, and a warm-up is worked on, for longer
+// than any look may take.
+func TestActsTakeTheirTime(t *testing.T) {
+	const timeout = 20 * time.Millisecond
+	slow := func(w http.ResponseWriter, _ *http.Request) { time.Sleep(10 * timeout) }
+	s := serve(t, map[string]http.HandlerFunc{
+		"POST /sleep?level=1": slow, "POST /wake_up": slow, "POST /v1/completions": slow, "GET /health": slow,
+	})
+	c := NewClient(ClientConfig{Timeout: timeout})
+	target := Target{Profile: profile(t, "vllm"), Address: s.addr()}
+	for what, err := range map[string]error{
+		"sleep": c.Sleep(t.Context(), target), "wake": c.Wake(t.Context(), target),
+		"warm-up": c.WarmUp(t.Context(), target, "/v1/completions", `{"prompt":"hi"}`),
+	} {
+		if err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if look := c.Look(t.Context(), target); look.Health != Silent {
+		t.Errorf("a look that takes longer than it may finds that the server %s", look.Health)
+	}
+}
+
 func TestDetect(t *testing.T) {
 	c := NewClient(ClientConfig{})
 	for _, tt := range []struct{ path, file, want string }{
