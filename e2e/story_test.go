@@ -274,6 +274,47 @@ func TestAutoscalerKilled(t *testing.T) {
 	p.ok(p.NothingLost(p.ctx, "serve"))
 }
 
+// TestPluginKilled: a plugin dies alone, which the autoscaler does not mend.
+// Nomad's check does, and the hosts follow demand again.
+func TestPluginKilled(t *testing.T) {
+	p := raise(t)
+	p.ok(lab.Until(p.ctx, "both plugins pass their checks", func(context.Context) (bool, error) {
+		return p.passing("gpupool-autoscaler") == 2, nil
+	}))
+	before := p.processes("nomad-autoscaler")
+	killed, err := p.kill("target-gpupool")
+	p.ok(err)
+	began := time.Now()
+	p.ok(lab.Until(p.ctx, "the autoscaler is another one", func(context.Context) (bool, error) {
+		now := p.processes("nomad-autoscaler")
+		return len(now) == 1 && !slices.Equal(now, before), nil
+	}))
+	t.Logf("killed the target, pid %d; the autoscaler was restarted after %s", killed, time.Since(began).Round(time.Second))
+	p.ok(p.Serve(p.ctx, 1))
+	p.ok(p.UntilRunning(p.ctx, "serve", 1))
+}
+
+// passing is how many of Nomad's checks of a job pass.
+func (p *play) passing(job string) int {
+	p.Helper()
+	allocs, err := p.Allocs(p.ctx, job)
+	p.ok(err)
+	n := 0
+	for _, a := range allocs {
+		if a.ClientStatus != nomadapi.AllocClientStatusRunning {
+			continue
+		}
+		checks, err := p.Nomad().Allocations().Checks(a.ID, nil)
+		p.ok(err)
+		for _, c := range checks {
+			if c.Status == "success" {
+				n++
+			}
+		}
+	}
+	return n
+}
+
 // kill sends SIGKILL to the one process of the stage with that program name.
 func (p *play) kill(program string) (int, error) {
 	pids := p.processes(program)

@@ -70,6 +70,14 @@ job "gpupool-autoscaler" {
 
     network {
       port "http" {}
+
+      port "target" {
+        static = 9110
+      }
+
+      port "apm" {
+        static = 9111
+      }
     }
 
     task "autoscaler" {
@@ -78,6 +86,47 @@ job "gpupool-autoscaler" {
       # The plugins notice when the autoscaler is gone and stop by themselves;
       # this is what they get to give back the lease.
       kill_timeout = "10s"
+
+      # The autoscaler does not start a plugin again that died, nor notice one
+      # whose loop is stuck: a restart mends both, and no host or job minds it.
+      # That Consul, Nomad or a power controller is away fails no check.
+      service {
+        name     = "gpupool-target"
+        provider = "nomad"
+        address  = "127.0.0.1" # as listen below
+        port     = "target"
+
+        check {
+          type     = "http"
+          path     = "/healthz"
+          interval = "10s"
+          timeout  = "5s"
+
+          check_restart {
+            limit = 3
+            grace = "30s"
+          }
+        }
+      }
+
+      service {
+        name     = "gpupool-apm"
+        provider = "nomad"
+        address  = "127.0.0.1"
+        port     = "apm"
+
+        check {
+          type     = "http"
+          path     = "/healthz"
+          interval = "10s"
+          timeout  = "5s"
+
+          check_restart {
+            limit = 3
+            grace = "30s"
+          }
+        }
+      }
 
       config {
         command = "${var.bin}/nomad-autoscaler"
@@ -137,6 +186,7 @@ job "gpupool-autoscaler" {
             config = {
               pools          = "{{ env "NOMAD_TASK_DIR" }}/pools.hcl"
               consul_address = "${var.consul_addr}"
+              listen         = "127.0.0.1:{{ env "NOMAD_PORT_apm" }}" # /metrics and /healthz
               ${var.queues == "" ? "" : "queues = \"{{ env \"NOMAD_TASK_DIR\" }}/queues.hcl\""}
             }
           }
@@ -156,6 +206,7 @@ job "gpupool-autoscaler" {
             config = {
               pools          = "{{ env "NOMAD_TASK_DIR" }}/pools.hcl"
               consul_address = "${var.consul_addr}"
+              listen         = "127.0.0.1:{{ env "NOMAD_PORT_target" }}" # /metrics and /healthz
             }
           }
         EOT
