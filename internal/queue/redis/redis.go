@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/logging"
 	"github.com/redis/go-redis/v9/maintnotifications"
 
 	"github.com/gpupool/gpupool/internal/queue"
@@ -76,6 +77,10 @@ func serverKEDA(more map[string]string) map[string]string {
 		"tls":               "enableTLS",
 	}, more)
 }
+
+// The library writes to stderr what it also returns, once for each try of a
+// server that is away. Its logger is one for the whole process.
+func init() { logging.Disable() }
 
 // client speaks to one server for one source.
 type client struct {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -171,6 +172,29 @@ func TestWhatElements(t *testing.T) {
 	must(t, s.db.XGroupCreate(ctx, "holes", "g", "1-1").Err())
 	if got := read(t, "redis-streams", at, pw, `stream = "holes"`, `consumer_group = "g"`); !strings.Contains(got, "cannot tell the lag") {
 		t.Errorf("a lost lag: %s", got)
+	}
+}
+
+// TestErrorsAreReturnedAndNotPrinted: what went wrong is in the error, for the
+// caller to log once. The library's own logger takes the stderr that the process
+// began with, so the source runs in a process of its own.
+func TestErrorsAreReturnedAndNotPrinted(t *testing.T) {
+	const env = "GPUPOOL_TEST_REDIS_ADDRESS"
+	if addr := os.Getenv(env); addr != "" {
+		fmt.Println(read(t, "redis", fmt.Sprintf("address = %q", addr), `list_name = "tasks"`))
+		return
+	}
+	addr := queuetest.Loopback(queuetest.FreePort(t))
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run", "^"+t.Name()+"$")
+	cmd.Env = append(os.Environ(), env+"="+addr)
+	var stdout, stderr strings.Builder
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	must(t, cmd.Run())
+	if !strings.Contains(stdout.String(), queue.ErrUnreachable.Error()) || !strings.Contains(stdout.String(), addr) {
+		t.Errorf("it returned %q, want %q and %s", stdout.String(), queue.ErrUnreachable, addr)
+	}
+	if stderr.String() != "" {
+		t.Errorf("it printed %q", stderr.String())
 	}
 }
 
