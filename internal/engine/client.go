@@ -126,6 +126,7 @@ func NewClient(cfg ClientConfig) *Client {
 			DialContext:            dialer.DialContext,
 			DisableCompression:     true, // a bomb of zeros costs a server nothing
 			MaxIdleConnsPerHost:    2,
+			ReadBufferSize:         32 << 10,
 			MaxConnsPerHost:        4,
 			IdleConnTimeout:        30 * time.Second,
 			MaxResponseHeaderBytes: 16 << 10,

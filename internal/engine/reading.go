@@ -13,10 +13,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-
-	dto "github.com/prometheus/client_model/go"
-	"github.com/prometheus/common/expfmt"
-	"github.com/prometheus/common/model"
 )
 
 // Bounds on what a server may say. An exposition beyond the first three is
@@ -103,22 +99,23 @@ func ParseExposition(r io.Reader, p Profile) (Reading, error) {
 	if _, err := tools.sift(r, wanted, false); err != nil {
 		return Reading{}, err
 	}
-	families, err := tools.parser.TextToMetricFamilies(&tools.text)
+	metrics, err := parseExposition(tools.text.String())
 	if err != nil {
-		return Reading{}, fmt.Errorf("not Prometheus' text format: %w", err)
+		return Reading{}, err
 	}
 	reading := newReading()
 	models := map[string]bool{}
 	for _, m := range Measures {
 		for _, s := range p.From[m.Measure] {
-			series := s.series(families[s.Name])
-			if len(series) == 0 {
+			found := metrics[s.Name]
+			picked := s.pick(found)
+			if len(picked) == 0 {
 				continue
 			}
-			for _, one := range series {
+			for _, one := range picked {
 				noteModel(models, one, p.ModelLabels)
 			}
-			reading.take(m.Measure, s, families[s.Name].GetType(), series)
+			reading.take(m.Measure, s, found, picked)
 			break
 		}
 	}
@@ -136,13 +133,12 @@ func ParseNames(r io.Reader) ([]string, error) {
 // sifting is what it takes to read an exposition. It is used again: servers are
 // read every second.
 type sifting struct {
-	lines  *bufio.Reader
-	text   bytes.Buffer // the lines that were wanted
-	parser expfmt.TextParser
+	lines *bufio.Reader
+	text  bytes.Buffer // the lines that were wanted
 }
 
 var siftings = sync.Pool{New: func() any {
-	return &sifting{lines: bufio.NewReaderSize(nil, MaxLine), parser: expfmt.NewTextParser(model.UTF8Validation)}
+	return &sifting{lines: bufio.NewReaderSize(nil, MaxLine)}
 }}
 
 // done gives the tools back, unless they grew far beyond what a server commonly
@@ -153,8 +149,7 @@ func (t *sifting) done() {
 	}
 }
 
-// sift keeps the lines of the wanted metrics, without exemplars, which expfmt
-// does not know, and returns the names of all if it is to collect them. It reads
+// sift keeps the lines of the wanted metrics, without exemplars, and returns the names of all if it is to collect them. It reads
 // every line and parses none: most servers say far more than is wanted.
 func (t *sifting) sift(r io.Reader, wanted map[string]bool, collect bool) (seen []string, err error) {
 	lines := t.lines
@@ -256,30 +251,36 @@ func withoutExemplar(line []byte) []byte {
 	return line
 }
 
-// series are those of a metric that a selector picks.
-func (s Selector) series(family *dto.MetricFamily) []*dto.Metric {
-	var picked []*dto.Metric
-	for _, m := range family.GetMetric() {
-		if s.picks(m) {
-			picked = append(picked, m)
+// pick is the series of a metric that a selector is about.
+func (s Selector) pick(m *metric) []series {
+	if m == nil {
+		return nil
+	}
+	if len(s.Match) == 0 {
+		return m.series
+	}
+	var picked []series
+	for _, one := range m.series {
+		if s.picks(one) {
+			picked = append(picked, one)
 		}
 	}
 	return picked
 }
 
-func (s Selector) picks(m *dto.Metric) bool {
-	for label, value := range s.Match {
-		if !slices.ContainsFunc(m.GetLabel(), func(l *dto.LabelPair) bool { return l.GetName() == label && l.GetValue() == value }) {
+func (s Selector) picks(one series) bool {
+	for name, value := range s.Match {
+		if !slices.Contains(one.labels, label{name, value}) {
 			return false
 		}
 	}
 	return true
 }
 
-func noteModel(models map[string]bool, m *dto.Metric, labels []string) {
-	for _, l := range m.GetLabel() {
-		if slices.Contains(labels, l.GetName()) && l.GetValue() != "" && len(models) < maxModels {
-			models[l.GetValue()] = true
+func noteModel(models map[string]bool, one series, names []string) {
+	for _, l := range one.labels {
+		if slices.Contains(names, l.name) && l.value != "" && len(models) < maxModels && !models[l.value] {
+			models[strings.Clone(l.value)] = true // which outlives the rest of the exposition
 		}
 	}
 }
@@ -296,30 +297,29 @@ func names(set map[string]bool) []string {
 	return list
 }
 
-// take folds series into a measure, unless one of them is flawed.
-func (r *Reading) take(m Measure, s Selector, t dto.MetricType, series []*dto.Metric) {
-	if len(series) > maxSeries {
+// take folds series of a metric into a measure, unless one of them is flawed.
+func (r *Reading) take(m Measure, s Selector, of *metric, all []series) {
+	if len(all) > maxSeries {
 		r.Flaws[FlawSeries]++
 		return
 	}
 	kind, most := kindOf(m)
+	if (kind == Histogram) != (of.kind == kindHistogram) || kind != Histogram && of.composite() != "" {
+		r.Flaws[FlawType]++
+		return
+	}
 	if kind == Histogram {
-		r.histogram(m, s, t, series)
+		r.histogram(m, s, all)
 		return
 	}
 	values := map[string]float64{}
-	for _, one := range series {
-		value, ok := number(one)
-		if !ok {
-			r.Flaws[FlawType]++
-			return
-		}
-		key := signature(one)
-		if before, there := values[key]; there && before != value {
+	for _, one := range all {
+		key := string(appendKey(nil, one.labels))
+		if before, there := values[key]; there && before != one.value {
 			r.Flaws[FlawDuplicate]++
 			return
 		}
-		values[key] = value
+		values[key] = one.value
 	}
 	var list []float64
 	for _, v := range values {
@@ -362,37 +362,11 @@ func (r *Reading) number(m Measure, kind Kind, most float64, fold Fold, values [
 	}
 }
 
-func number(m *dto.Metric) (float64, bool) {
-	switch {
-	case m.Gauge != nil:
-		return m.Gauge.GetValue(), true
-	case m.Counter != nil:
-		return m.Counter.GetValue(), true
-	case m.Untyped != nil:
-		return m.Untyped.GetValue(), true
-	}
-	return 0, false
-}
-
-// signature tells series of a metric apart.
-func signature(m *dto.Metric) string {
-	pairs := make([]string, len(m.GetLabel()))
-	for i, l := range m.GetLabel() {
-		pairs[i] = strconv.Quote(l.GetName()) + strconv.Quote(l.GetValue())
-	}
-	slices.Sort(pairs)
-	return strings.Join(pairs, "")
-}
-
 // histogram adds the buckets of several series up.
-func (r *Reading) histogram(m Measure, s Selector, t dto.MetricType, series []*dto.Metric) {
-	if t != dto.MetricType_HISTOGRAM {
-		r.Flaws[FlawType]++
-		return
-	}
+func (r *Reading) histogram(m Measure, s Selector, all []series) {
 	var sum Buckets
-	for _, one := range series {
-		b, flaw := buckets(one.GetHistogram(), cmp.Or(s.Scale, 1))
+	for _, one := range all {
+		b, flaw := cumulative(one.buckets, cmp.Or(s.Scale, 1))
 		if flaw != "" {
 			r.Flaws[flaw]++
 			return
@@ -412,30 +386,26 @@ func (r *Reading) histogram(m Measure, s Selector, t dto.MetricType, series []*d
 	r.Histograms[m] = sum
 }
 
-func buckets(h *dto.Histogram, scale float64) (Buckets, Flaw) {
-	if len(h.GetBucket()) > maxBounds {
+// cumulative are the buckets of one series, in the order of their bounds.
+func cumulative(buckets []bucket, scale float64) (Buckets, Flaw) {
+	if len(buckets) > maxBounds {
 		return Buckets{}, FlawSeries
 	}
-	var b Buckets
-	sorted := slices.SortedStableFunc(slices.Values(h.GetBucket()), func(x, y *dto.Bucket) int {
-		return cmp.Compare(x.GetUpperBound(), y.GetUpperBound())
-	})
-	for _, one := range sorted {
-		bound, count := one.GetUpperBound()*scale, cmp.Or(one.GetCumulativeCountFloat(), float64(one.GetCumulativeCount()))
-		last := len(b.Bounds) - 1
+	slices.SortStableFunc(buckets, func(a, b bucket) int { return cmp.Compare(a.bound, b.bound) })
+	b := Buckets{make([]float64, 0, len(buckets)), make([]float64, 0, len(buckets))}
+	for _, one := range buckets {
+		bound, last := one.bound*scale, len(b.Bounds)-1
 		switch {
-		case math.IsNaN(bound) || math.IsNaN(count) || math.IsInf(count, 0):
+		case math.IsNaN(bound) || math.IsNaN(one.count) || math.IsInf(one.count, 0):
 			return Buckets{}, FlawNotANumber
-		case count < 0:
-			return Buckets{}, FlawNegative
-		case last >= 0 && bound == b.Bounds[last] && count != b.Counts[last]:
+		case last >= 0 && bound == b.Bounds[last] && one.count != b.Counts[last]:
 			return Buckets{}, FlawDuplicate
 		case last >= 0 && bound == b.Bounds[last]:
 			continue
-		case last >= 0 && count < b.Counts[last]:
+		case last >= 0 && one.count < b.Counts[last]:
 			return Buckets{}, FlawHistogram
 		}
-		b.Bounds, b.Counts = append(b.Bounds, bound), append(b.Counts, count)
+		b.Bounds, b.Counts = append(b.Bounds, bound), append(b.Counts, one.count)
 	}
 	if len(b.Bounds) == 0 || !math.IsInf(b.Bounds[len(b.Bounds)-1], 1) {
 		return Buckets{}, FlawHistogram
