@@ -12,7 +12,7 @@ import (
 
 // exposition is what was read of Prometheus' text format 0.0.4, its metrics by
 // name. expfmt of Prometheus reads the same, and is what the tests hold this
-// against; it takes ten times as long, and servers are read every second.
+// against; it takes four times as long, and servers are read every second.
 type exposition struct {
 	metrics map[string]*metric
 	labels  []label // of a line; used again
