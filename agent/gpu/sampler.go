@@ -153,7 +153,7 @@ func (s *Sampler) sample(ctx context.Context) (sampled bool, why error) {
 
 // patience is how long the driver is waited for at a time. It bounds how long
 // Run takes to return.
-const patience = 500 * time.Millisecond
+const patience = time.Second
 
 // listen gives the driver's events to the GPUs that they are about, until ctx
 // ends or the driver turns out to have none.
