@@ -60,8 +60,8 @@ var Metrics = func() []Metric {
 // of each of many hundreds of series, and check again what never changes, the names
 // and labels of [Metrics].
 type exposition struct {
-	cfg    Config
-	others prometheus.Gatherer // the Go runtime and the process
+	cfg     Config
+	runtime prometheus.Gatherer // Go's
 }
 
 var textFormat = string(expfmt.NewFormat(expfmt.TypeTextPlain))
@@ -71,9 +71,10 @@ func (e exposition) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	defer pages.Put(p)
 	p.clear()
 	e.collect(p.send)
+	collectProcess(p.send)
 	body := p.write()
-	others, _ := e.others.Gather() // what is not known of the process must not cost the rest
-	for _, family := range others {
+	families, _ := e.runtime.Gather() // what is not known of the runtime must not cost the rest
+	for _, family := range families {
 		_, _ = expfmt.MetricFamilyToText(body, family) // likewise
 	}
 	w.Header().Set("Content-Type", textFormat)
@@ -94,7 +95,7 @@ var (
 	seed  = maphash.MakeSeed()
 	// order is that of the metrics on a page.
 	order = func() []Metric {
-		all := slices.Clone(Metrics)
+		all := append(slices.Clone(Metrics), processMetrics...)
 		for _, a := range Aliases {
 			all = append(all, a.Metric)
 		}

@@ -47,11 +47,8 @@ const inFlight = 64
 //	GET /metrics      [Metrics] in Prometheus' text format
 //	POST /v1/off      package offswitch, if the agent has a key for it
 func Handler(cfg Config) http.Handler {
-	others := prometheus.NewRegistry()
-	others.MustRegister(
-		collectors.NewGoCollector(),
-		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-	)
+	runtime := prometheus.NewRegistry()
+	runtime.MustRegister(collectors.NewGoCollector())
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		s := cfg.Snapshot()
@@ -65,7 +62,7 @@ func Handler(cfg Config) http.Handler {
 		answer(w, cfg.Snapshot())
 	})))
 	cfg.Instances.handle(mux, cfg.Token)
-	mux.Handle("GET /metrics", authorized(cfg.Token, exposition{cfg, others}))
+	mux.Handle("GET /metrics", authorized(cfg.Token, exposition{cfg, runtime}))
 	if cfg.Off != nil {
 		mux.Handle("POST "+offswitch.Path, cfg.Off)
 	}
