@@ -42,10 +42,10 @@ type Model struct {
 
 	experts []expert
 	weight  []float64
-	said    ring // experts' forecasts, waiting for what comes
-	seen    ring // features that the regression used
-	upper   ring // the quantiles as they were given
-	mixed   ring // {mix, spread}
+	said    ring       // experts' forecasts, waiting for what comes
+	seen    []features // that the regression used, as many
+	upper   ring       // the quantiles as they were given
+	mixed   ring       // {mix, spread}
 	learner *regression
 
 	scale  float64 // slow mean, that makes features and losses free of units
@@ -57,7 +57,7 @@ type Model struct {
 	quantiles []float64
 	ratios    []float64
 	asked     []float64
-	features  []float64
+	features  features
 	matured   int
 	alive     int // values that were there
 }
@@ -89,18 +89,17 @@ var experts = []expert{
 	{"day", func(m *Model, k int, level float64) float64 { return m.seasonal(k, m.day, level) }},
 	{"week", func(m *Model, k int, level float64) float64 { return m.seasonal(k, m.week, level) }},
 	{"regression", func(m *Model, k int, level float64) float64 {
-		v := m.learner.predict(m.features) * m.scale
+		v := m.learner.predict(&m.features) * m.scale
 		return min(max(v, 0), 4*level+m.scale)
 	}},
 }
 
 const (
-	regressionFeatures = 9
-	learningRate       = 0.3   // of the experts' weights, per step and unit of scaled loss
-	share              = 0.002 // of the weights that moves to all experts each step
-	conformalRate      = 0.004 // of the quantiles' correction, per step
-	mostRatio          = 3     // logarithm of the largest quantile over the mix
-	recount            = 4     // steps between two looks at the residuals' distribution
+	learningRate  = 0.3   // of the experts' weights, per step and unit of scaled loss
+	share         = 0.002 // of the weights that moves to all experts each step
+	conformalRate = 0.004 // of the quantiles' correction, per step
+	mostRatio     = 3     // logarithm of the largest quantile over the mix
+	recount       = 4     // steps between two looks at the residuals' distribution
 )
 
 // New returns a model that has seen nothing.
@@ -111,10 +110,10 @@ func New(cfg Config) *Model {
 	q := len(cfg.Quantiles)
 	m := &Model{
 		cfg: cfg, past: newHistory(7*cfg.Day + 3*cfg.Hour + steps), day: cfg.Day, week: 7 * cfg.Day, experts: experts,
-		said: newRing(steps, len(experts)), seen: newRing(steps, regressionFeatures), upper: newRing(steps, q), mixed: newRing(steps, 2),
-		learner: newRegression([]float64{0.5, 0.3, 0.2, 0, 0, 0, 0, 0, 0}, 1, 1-1/(7*float64(cfg.Day))),
+		said: newRing(steps, len(experts)), seen: make([]features, steps), upper: newRing(steps, q), mixed: newRing(steps, 2),
+		learner: newRegression(features{0.5, 0.3, 0.2}, 1, 1-1/(7*float64(cfg.Day))),
 		resid:   newResiduals(2 * float64(cfg.Day)), shift: make([]float64, q),
-		quantiles: make([]float64, q), ratios: make([]float64, q), asked: make([]float64, q), features: make([]float64, regressionFeatures),
+		quantiles: make([]float64, q), ratios: make([]float64, q), asked: make([]float64, q),
 	}
 	for range experts {
 		m.weight = append(m.weight, 1/float64(len(experts)))
@@ -176,7 +175,7 @@ func (m *Model) mature(k int) {
 	for i := range m.weight {
 		m.weight[i] = (1-share)*m.weight[i]/sum + share/float64(len(m.weight))
 	}
-	m.learner.learn(m.seen.at(made), came/m.scale)
+	m.learner.learn(&m.seen[made%len(m.seen)], came/m.scale)
 
 	// The residual, as so many spreads.
 	m.resid.add(m.ratio(came, mix) / spread)
@@ -210,7 +209,7 @@ func (m *Model) forecast(k int) {
 		}
 	}
 	m.look(k, level)
-	copy(m.seen.at(k), m.features)
+	m.seen[k%len(m.seen)] = m.features
 	m.center = 0
 	for i, e := range m.experts {
 		said[i] = e.say(m, k, level)
@@ -239,7 +238,7 @@ func (m *Model) look(k int, level float64) {
 	hour := m.cfg.Hour
 	to := k + m.cfg.Ahead
 	wide := max(10*hour/60, 1)
-	f := m.features
+	f := &m.features
 	f[0] = m.lag(k, m.cfg.Width, level)
 	f[1] = level
 	f[2] = m.lag(k, 15*hour/60, level)

@@ -4,24 +4,28 @@ package forecast
 // Filter Theory, ch. 13): each observation costs the square of the number of
 // features, and nothing is fitted anew.
 type regression struct {
-	w      []float64
-	p      []float64 // inverse of the weighted covariance, row by row
-	gain   []float64
+	w      features
+	p      [regressionFeatures]features // inverse of the weighted covariance; symmetric
 	forget float64
 }
 
+// regressionFeatures is how many there are. It is a constant, and they are an
+// array, because the compiler then checks no index.
+const regressionFeatures = 9
+
+type features [regressionFeatures]float64
+
 // newRegression begins with the weights w, held by a prior of the given
 // strength: the larger, the more observations it takes to leave them.
-func newRegression(w []float64, strength, forget float64) *regression {
-	n := len(w)
-	r := &regression{w: append([]float64(nil), w...), p: make([]float64, n*n), gain: make([]float64, n), forget: forget}
-	for i := range n {
-		r.p[i*n+i] = 1 / strength
+func newRegression(w features, strength, forget float64) *regression {
+	r := &regression{w: w, forget: forget}
+	for i := range r.p {
+		r.p[i][i] = 1 / strength
 	}
 	return r
 }
 
-func (r *regression) predict(x []float64) float64 {
+func (r *regression) predict(x *features) float64 {
 	v := 0.0
 	for i, w := range r.w {
 		v += w * x[i]
@@ -34,33 +38,32 @@ func (r *regression) predict(x []float64) float64 {
 const mostVariance = 1e4
 
 // learn takes in that features x were followed by y.
-func (r *regression) learn(x []float64, y float64) {
-	n := len(r.w)
+func (r *regression) learn(x *features, y float64) {
+	var gain features
 	denominator := r.forget
-	for i := range n {
+	for i := range r.p {
 		g := 0.0
-		row := r.p[i*n : i*n+n]
-		for j, v := range row {
+		for j, v := range &r.p[i] {
 			g += v * x[j]
 		}
-		r.gain[i] = g
+		gain[i] = g
 		denominator += g * x[i]
 	}
 	miss := (y - r.predict(x)) / denominator
 	trace := 0.0
-	for i, g := range r.gain {
+	for i, g := range gain {
 		r.w[i] += g * miss
-		trace += r.p[i*n+i]
+		trace += r.p[i][i]
 	}
 	forget := r.forget
 	if trace > mostVariance {
 		forget = 1
 	}
-	for i := range n {
-		gi := r.gain[i] / denominator
-		for j := i; j < n; j++ {
-			v := (r.p[i*n+j] - gi*r.gain[j]) / forget
-			r.p[i*n+j], r.p[j*n+i] = v, v
+	for i := range r.p {
+		gi := gain[i] / denominator
+		for j := i; j < len(gain); j++ {
+			v := (r.p[i][j] - gi*gain[j]) / forget
+			r.p[i][j], r.p[j][i] = v, v
 		}
 	}
 }
