@@ -304,7 +304,7 @@ func (p *Planner) predict(in Input, signal demand.Series, r Rules) Decision {
 		waiting = p.queue(in)
 	}
 	s.backlog = waiting * in.Service.Seconds()
-	out, drain := s.out(r, c)
+	out, drain := s.out(&r, c)
 	if !p.flow { // work that holds its unit until it ends needs one of its own
 		if last, ok := signal.Last(); ok {
 			out = max(out, ceil(last.Value/(r.Units*r.Utilization))+r.Spare)
@@ -352,7 +352,7 @@ func (p *Planner) terms(s situation, c candidate, waiting, drain float64) []Term
 		{"target", s.target, "units", p.replay.targets[c.target].words},
 		{"waiting", waiting, "units", "in the queue now"},
 		{"drain", drain, "units", "capacity to be rid of the backlog one lead time ahead"},
-		{"drain_time", c.drainTime(p.rules).Seconds(), "s", "in which it shall be gone"},
+		{"drain_time", c.drainTime(&p.rules).Seconds(), "s", "in which it shall be gone"},
 		{"hold", c.hold.Seconds(), "s", "how long surplus stays"},
 		{"replayed_late", own.late / max(p.replay.all, 1e-9), "", "share that was late in the replay"},
 	}...)

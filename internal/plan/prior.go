@@ -21,7 +21,7 @@ const (
 // surge tries each candidate on a load that is steady but for one half wave
 // and returns what share of a day's work would have been late.
 func (p *replay) surge() []float64 {
-	q := &replay{rules: p.rules, flow: p.flow, targets: p.targets, ways: p.ways, candidates: p.candidates, holds: p.holds, decideEach: p.decideEach, weight: 1}
+	q := &replay{rules: p.rules, wait: p.wait, flow: p.flow, targets: p.targets, ways: p.ways, candidates: p.candidates, holds: p.holds, decideEach: p.decideEach, weight: 1}
 	q.rules.Min, q.rules.Max, q.rules.Spare = 0, math.MaxInt32, 0
 	q.fill()
 	level := surgeReplicas * q.rules.Units

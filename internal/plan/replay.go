@@ -37,7 +37,7 @@ var manners = []manner{
 }
 
 // drainTime is in what time a backlog shall be gone.
-func (c candidate) drainTime(r Rules) time.Duration {
+func (c candidate) drainTime(r *Rules) time.Duration {
 	return max(time.Duration(c.drain*float64(r.Wait)), r.Interval)
 }
 
@@ -52,19 +52,19 @@ type situation struct {
 
 // out is the replicas that forecast and queue call for, and the units in it
 // that drain the backlog.
-func (s situation) out(r Rules, c candidate) (n int, drain float64) {
+func (s situation) out(r *Rules, c candidate) (n int, drain float64) {
 	need := s.target / r.Utilization
 	arrives, may := s.ahead(r, c.manner)
 	if work := s.backlog + arrives - r.Units*(s.ready*r.Lead.Seconds()+s.aged) - may; work > 0 && c.drain > 0 {
 		drain = work / c.drainTime(r).Seconds()
 		need = max(need, s.center+drain)
 	}
-	return replicas(need, &r), drain
+	return replicas(need, r), drain
 }
 
 // ahead is what will arrive within the lead time, and what of it may wait at its
 // end, both in unit-seconds.
-func (s situation) ahead(r Rules, m manner) (arrives, may float64) {
+func (s situation) ahead(r *Rules, m manner) (arrives, may float64) {
 	return r.Lead.Seconds() * (s.recent + m.rise*s.rise + s.center) / 2, s.center * r.Wait.Seconds() * m.slack
 }
 
@@ -77,14 +77,14 @@ func replicas(units float64, r *Rules) int { return ceil(units/r.Units-0.01) + r
 // kept the promise.
 type replay struct {
 	rules      Rules
-	flow       bool // what is replayed is load, not demand that includes what waits
+	wait       float64 // the allowed wait, s
+	flow       bool    // what is replayed is load, not demand that includes what waits
 	targets    []target
 	ways       []manner
 	holds      []time.Duration
 	candidates []candidate
 	pools      []pool    // one for each candidate, and one that follows the choices as they are made
 	planned    []float64 // units for each target, now
-	most       []window  // of the replicas for each target, over each hold
 	tape       tape
 	all, steps float64 // weighted sums of what was needed, in unit-steps, and of the steps
 	k          int
@@ -127,7 +127,7 @@ func longestHold(lead time.Duration) time.Duration { return max(30*time.Minute, 
 // newReplay returns a replay of candidates that differ in what they plan for, in
 // how fast they drain and in how long they hold.
 func newReplay(r Rules, holds []time.Duration, flow bool) *replay {
-	p := &replay{rules: r, flow: flow, weight: 1, grow: math.Exp2(float64(step) / float64(halfLife)), decideEach: max(int(r.Interval/step), 1)}
+	p := &replay{rules: r, wait: r.Wait.Seconds(), flow: flow, weight: 1, grow: math.Exp2(float64(step) / float64(halfLife)), decideEach: max(int(r.Interval/step), 1)}
 	p.holds = holds
 	p.targets = targets
 	p.ways = manners
@@ -163,13 +163,9 @@ func (p *replay) fill() {
 	p.pools = make([]pool, len(p.candidates)+1)
 	lead := steps(p.rules.Lead)
 	for i := range p.pools {
-		p.pools[i] = newPool(lead)
+		p.pools[i] = newPool(lead, i == len(p.candidates) || p.candidates[i].keeps)
 	}
 	p.planned = make([]float64, len(p.targets))
-	p.most = make([]window, len(p.targets))
-	for i := range p.most {
-		p.most[i] = newWindow(p.holds)
-	}
 	p.tape = newTape(p)
 }
 
@@ -201,7 +197,7 @@ func (p *replay) chosen() candidate { return p.candidates[p.choice] }
 // keep is the most replicas that the forecast called for within the hold time
 // and, where the candidate keeps what it added for more, what w called for.
 func (p *replay) keep(w *pool, c candidate) int {
-	n := p.most[c.target].max(c.holds)
+	n := p.tape.calls[c.target].most.max(c.holds)
 	if c.keeps {
 		n = max(n, w.called[0], w.called[1])
 	}
@@ -216,6 +212,7 @@ func (p *replay) add(v float64, m *forecast.Model) {
 		p.planned[i] = t.units(s.recent, m)
 	}
 	p.show(v, s, m.Matured() >= enough)
+	p.workOut(p.chosen().target)
 	p.play(p.own(), p.chosen(), len(p.tape.load)-1)
 	p.peaks[p.day%peakDays] = max(p.peaks[p.day%peakDays], s.recent)
 	p.k++
@@ -266,13 +263,15 @@ func (p *replay) choose() {
 			p.prior = p.surge()
 		}
 	}
+	allowed, daily := p.allowed(), p.daily()
 	best := len(p.candidates) - 1
+	least := p.cost(best, allowed, daily)
 	for i := best - 1; i >= 0; i-- {
-		if p.cost(i) < bolder*p.cost(best) {
-			best = i
+		if c := p.cost(i, allowed, daily); c < bolder*least {
+			best, least = i, c
 		}
 	}
-	if p.cost(best) < worthwhile*p.cost(p.choice) {
+	if least < worthwhile*p.cost(p.choice, allowed, daily) {
 		p.choice = best
 	}
 }
@@ -282,19 +281,19 @@ func (p *replay) choose() {
 // this lead time. It takes three days to say so.
 func (p *replay) static() (n int, better bool) {
 	own := p.own()
-	n = clamp(ceil(slices.Max(p.peaks[:])/(p.rules.Units*p.rules.Utilization)), p.rules)
+	n = clamp(ceil(slices.Max(p.peaks[:])/(p.rules.Units*p.rules.Utilization)), &p.rules)
 	return n, p.day >= 3 && float64(n)*p.steps <= own.billed+own.starts*p.rules.Wear.Seconds()/step.Seconds()
 }
 
 // cost is what a candidate would have cost, in unit-steps: the capacity it
-// would have paid for, the wear of its starts, and what is late beyond what the
-// promise allows. Without a price on lateness a jump that nobody could foresee
-// would make the pool pay for ever for what no capacity could have prevented.
-// To what was seen comes what the prior surge would have made late.
-func (p *replay) cost(i int) float64 {
-	w, r := &p.pools[i], p.rules
-	allowed := p.allowed()
-	surge := max(p.prior[i]-allowed, 0) * p.daily() * priorDays
+// would have paid for, the wear of its starts, and what is late beyond the share
+// that the promise allows. Without a price on lateness a jump that nobody could
+// foresee would make the pool pay for ever for what no capacity could have
+// prevented. To what was seen comes what the prior surge would have made late on
+// days of so much work.
+func (p *replay) cost(i int, allowed, daily float64) float64 {
+	w, r := &p.pools[i], &p.rules
+	surge := max(p.prior[i]-allowed, 0) * daily * priorDays
 	excess := max(w.late+surge-allowed*p.all, 0)
 	return r.Units*(w.billed+w.starts*r.Wear.Seconds()/step.Seconds()) + r.LateCost*excess
 }

@@ -80,14 +80,14 @@ func bounded(want int, in Input, r Rules) int {
 	if r.StepDown > 0 {
 		want = max(want, in.Count-r.StepDown)
 	}
-	return clamp(want, r)
+	return clamp(want, &r)
 }
 
 // within narrows min and max to what the schedule says now.
 func (in Input) within(r Rules) Rules {
 	most := r.Max
 	if in.CeilingWhy != "" {
-		r.Max = clamp(in.Ceiling, r)
+		r.Max = clamp(in.Ceiling, &r)
 	}
 	if in.FloorWhy != "" {
 		r.Min = min(max(in.Floor, r.Min), most)
@@ -142,7 +142,7 @@ func stale(signal demand.Series, now time.Time, r Rules) string {
 func hold(in Input, r Rules, why string) Decision {
 	d := Decision{Count: in.Count, Rule: RuleHold}
 	if r.Validate() == nil {
-		d.Count = clamp(in.Count, r)
+		d.Count = clamp(in.Count, &r)
 	}
 	d.Reason = fmt.Sprintf("holding %d: %s", d.Count, why)
 	d.Terms = []Term{
@@ -245,7 +245,7 @@ func sentence(in Input, r Rules, count, want, out int, now, drain float64, name,
 	return s + limits(in, r, count, want)
 }
 
-func clamp(n int, r Rules) int { return max(min(n, r.Max), r.Min) }
+func clamp(n int, r *Rules) int { return max(min(n, r.Max), r.Min) }
 
 // ceil rounds up, forgiving the last digits of a sum, within what an int32
 // holds.

@@ -10,19 +10,30 @@ import (
 // one, which is faster than a step of every pool after a step of every pool:
 // what a pool does is much what it did the step before.
 type tape struct {
-	first  int       // step that the tape begins with
-	load   []float64 // units needed in each step; NaN in a hole
-	weight []float64
-	scored []bool
-	turn   []int // of each step: index of its decision, or -1
+	first   int       // step that the tape begins with
+	load    []float64 // units needed in each step; NaN in a hole
+	highest []float64 // of each step: the largest load from it to the end, once the tape is full
+	weight  []float64
+	bill    []float64 // of each step: its weight where it is scored, 0 otherwise
+	turn    []int     // of each step: how many decisions come before it
 
-	turns   int         // decisions on the tape
+	at      []int       // of each decision: its step on the tape, ascending
 	center  []float64   // of each decision: [situation.center]
 	arrives [][]float64 // of each manner and decision: [situation.ahead]
 	may     [][]float64
-	need    [][]float64 // of each target and decision: units for it
-	out     [][]int     // replicas for that
-	keep    [][]int     // of each target and hold, and decision: most of these within the hold time
+	calls   []calls // of each target
+}
+
+// calls is what one target calls for over the tape. It is worked out up to where
+// it is asked for, which is the whole tape at once for all targets but the one
+// that is decided by.
+type calls struct {
+	planned []float64 // units, in each step
+	known   int       // steps, from the first on, that the rest is known of
+	most    window    // of the replicas, over each hold time, up to there
+	need    []float64 // units, of each decision
+	out     []int     // replicas for these
+	keep    [][]int   // of each hold time and decision: the most replicas within it
 }
 
 // stepSeconds is the length of a step, s.
@@ -34,9 +45,16 @@ const tapeSteps = int(time.Hour / step)
 func newTape(p *replay) tape {
 	turns := tapeSteps/p.decideEach + 1
 	t := tape{
-		load: make([]float64, 0, tapeSteps), weight: make([]float64, 0, tapeSteps), scored: make([]bool, 0, tapeSteps), turn: make([]int, 0, tapeSteps),
-		center: make([]float64, turns), arrives: rows[float64](len(p.ways), turns), may: rows[float64](len(p.ways), turns),
-		need: rows[float64](len(p.targets), turns), out: rows[int](len(p.targets), turns), keep: rows[int](len(p.targets)*len(p.holds), turns),
+		load: make([]float64, 0, tapeSteps), highest: make([]float64, 0, tapeSteps), weight: make([]float64, 0, tapeSteps),
+		bill: make([]float64, 0, tapeSteps), turn: make([]int, 0, tapeSteps),
+		at: make([]int, 0, turns), center: make([]float64, 0, turns), arrives: rows[float64](len(p.ways), turns), may: rows[float64](len(p.ways), turns),
+		calls: make([]calls, len(p.targets)),
+	}
+	for i := range t.calls {
+		t.calls[i] = calls{
+			planned: make([]float64, 0, tapeSteps), most: newWindow(p.holds),
+			need: make([]float64, turns), out: make([]int, turns), keep: rows[int](len(p.holds), turns),
+		}
 	}
 	return t
 }
@@ -52,55 +70,89 @@ func rows[T any](n, long int) [][]T {
 // show puts one step on the tape, in which v units were needed: p.planned is
 // what the targets are then.
 func (p *replay) show(v float64, s situation, score bool) {
-	t, turn := &p.tape, -1
+	t, bill := &p.tape, 0.0
 	if len(t.load) == 0 {
 		t.first = p.k
 	}
-	if p.k%p.decideEach == 0 {
-		turn = t.turns
-		t.turns++
-		t.center[turn] = s.center
-		for i, m := range p.ways {
-			t.arrives[i][turn], t.may[i][turn] = s.ahead(p.rules, m)
-		}
-	}
-	r := &p.rules
-	for i, units := range p.planned {
-		need := units / r.Utilization
-		out := replicas(need, r)
-		p.most[i].add(max(min(out, r.Max), r.Min))
-		if turn < 0 {
-			continue
-		}
-		t.need[i][turn], t.out[i][turn] = need, out
-		for h := range p.holds {
-			t.keep[i*len(p.holds)+h][turn] = p.most[i].max(h)
-		}
-	}
-	t.load, t.weight = append(t.load, v), append(t.weight, p.weight)
-	t.scored, t.turn = append(t.scored, score), append(t.turn, turn)
 	if score && !math.IsNaN(v) {
+		bill = p.weight
 		p.all += p.weight * v
 		p.steps += p.weight
 	}
+	t.turn = append(t.turn, len(t.at))
+	if p.k%p.decideEach == 0 {
+		p.showDecision(s)
+	}
+	for i, units := range p.planned {
+		t.calls[i].planned = append(t.calls[i].planned, units)
+	}
+	t.load, t.highest = append(t.load, v), append(t.highest, v)
+	t.weight, t.bill = append(t.weight, p.weight), append(t.bill, bill)
+}
+
+// showDecision puts on the tape that the next step has a decision.
+func (p *replay) showDecision(s situation) {
+	t := &p.tape
+	turn := len(t.at)
+	t.at, t.center = append(t.at, len(t.load)), append(t.center, s.center)
+	for i, m := range p.ways {
+		t.arrives[i][turn], t.may[i][turn] = s.ahead(&p.rules, m)
+		if m.drain == 0 { // what waits is in the demand
+			t.arrives[i][turn] = math.Inf(-1)
+		}
+	}
+}
+
+// workOut brings what a target calls for up to the end of the tape.
+func (p *replay) workOut(target int) {
+	r, t := &p.rules, &p.tape.calls[target]
+	for ; t.known < len(t.planned); t.known++ {
+		need := t.planned[t.known] / r.Utilization
+		out := replicas(need, r)
+		t.most.add(max(min(out, r.Max), r.Min))
+		if turn, ok := p.tape.decision(t.known); ok {
+			t.need[turn], t.out[turn] = need, out
+			for h := range t.keep {
+				t.keep[h][turn] = t.most.max(h)
+			}
+		}
+	}
+}
+
+// decision is the index of the decision of the i-th step; ok is false where it
+// has none.
+func (t *tape) decision(i int) (turn int, ok bool) {
+	turn = t.turn[i]
+	return turn, turn < len(t.at) && t.at[turn] == i
 }
 
 // catchUp plays every candidate's pool to the end of the tape and begins
 // another.
 func (p *replay) catchUp() {
+	t := &p.tape
+	for i := len(t.load) - 2; i >= 0; i-- {
+		if !(t.highest[i] >= t.highest[i+1]) { // a hole is none
+			t.highest[i] = t.highest[i+1]
+		}
+	}
+	for i := range p.targets {
+		p.workOut(i)
+	}
 	for i, c := range p.candidates {
 		p.play(&p.pools[i], c, 0)
 	}
-	t := &p.tape
-	t.turns = 0
-	t.load, t.weight, t.scored, t.turn = t.load[:0], t.weight[:0], t.scored[:0], t.turn[:0]
+	t.load, t.highest, t.weight, t.bill = t.load[:0], t.highest[:0], t.weight[:0], t.bill[:0]
+	t.turn, t.at, t.center = t.turn[:0], t.at[:0], t.center[:0]
+	for i := range t.calls {
+		t.calls[i].planned, t.calls[i].known = t.calls[i].planned[:0], 0
+	}
 }
 
 // pool is one replayed pool.
 type pool struct {
 	ready    int
 	starting int
-	aged     float64 // replica-seconds since their start, of those starting
+	aged     int     // replica-steps since their start, of those starting
 	due      []int   // ring: replicas that become ready at each step
 	delay    int     // steps from the decision to the one that a replica is ready at
 	backlog  float64 // unit-seconds
@@ -109,80 +161,65 @@ type pool struct {
 	// called is the most replicas called for in this part of the hold time
 	// and in the one before, which begin anew at every two thirds of it.
 	called [2]int
-	since  int // step at which this part began
+	since  int  // step at which this part began
+	notes  bool // what is called for; otherwise there is nobody who asks
 
 	late, billed, starts float64 // weighted sums
 }
 
-func newPool(lead int) pool {
-	return pool{due: make([]int, ring(lead+2)), delay: lead + 1, waited: math.MinInt32}
+func newPool(lead int, notes bool) pool {
+	return pool{due: make([]int, ring(lead+2)), delay: lead + 1, waited: math.MinInt32, notes: notes}
 }
 
 // play lets candidate c run pool w over the tape, from its i-th step on.
 func (p *replay) play(w *pool, c candidate, i int) {
 	d := p.decider(c)
-	load, first := p.tape.load, p.tape.first
-	n := len(load)
-	weight, scored, turns := p.tape.weight[:n], p.tape.scored[:n], p.tape.turn[:n]
-	serves, count := p.capacity(w)
-	d.look(w)
-	for ; i < n; i++ {
-		if !(load[i] <= serves) || w.backlog > 0 {
-			w.serve(p, i)
-		} else if scored[i] { // all is served as it comes
-			w.billed += weight[i] * count
-		}
-		if w.starting > 0 {
-			w.advance(first + i)
-			serves, count = p.capacity(w)
-			d.look(w)
-		}
-		if turn := turns[i]; turn >= 0 && d.decide(w, first+i, turn, weight[i]) {
-			serves, count = p.capacity(w)
-			d.look(w)
+	for i = d.rest(w, i); i < len(d.load); i = d.rest(w, i+1) {
+		w.serve(p, i)
+		w.advance(d.first + i)
+		if turn, ok := d.decision(i); ok {
+			d.decide(w, d.first+i, turn, d.weight[i])
 		}
 	}
 }
 
-// capacity is the units that a pool serves without a queue, and the replicas
-// that are paid for.
-func (p *replay) capacity(w *pool) (units, replicas float64) {
-	units = float64(w.ready) * p.rules.Units
-	if p.rules.Wait < 0 { // all is late
-		units = -1
+// serves is the units that a pool serves without a queue.
+func (w *pool) serves(r *Rules) float64 {
+	if r.Wait < 0 { // all is late
+		return -1
 	}
-	return units, float64(w.ready + w.starting)
+	return float64(w.ready) * r.Units
 }
 
 // serve takes the load of a step and, where it is scored, notes what was late
 // and what is paid for. What arrives waits as long as the queue before it
 // takes: Little's law on a queue served first in, first out.
 func (w *pool) serve(p *replay, i int) {
-	r, v, score := &p.rules, p.tape.load[i], p.tape.scored[i]
-	if math.IsNaN(v) || !score && w.backlog <= 0 {
+	v, bill := p.tape.load[i], p.tape.bill[i]
+	if math.IsNaN(v) || bill == 0 && w.backlog <= 0 {
 		return
 	}
-	serve := float64(w.ready) * r.Units
+	if w.backlog <= 0 && v <= w.serves(&p.rules) { // all is served as it comes
+		w.billed += bill * float64(w.ready+w.starting)
+		return
+	}
+	serve := float64(w.ready) * p.rules.Units
 	before := w.backlog / max(serve, 1e-9)
 	w.backlog = max(w.backlog+(v-serve)*stepSeconds, 0)
 	if !p.flow && v <= serve { // v includes what waits: all of it has its unit
 		w.backlog = 0
 	}
 	after := w.backlog / max(serve, 1e-9)
-	if after > waitedPart*r.Wait.Seconds() {
+	if after > waitedPart*p.wait {
 		w.waited = p.tape.first + i
 	}
-	if !score {
-		return
-	}
-	weight := p.tape.weight[i]
-	w.billed += weight * float64(w.ready+w.starting)
-	if limit := r.Wait.Seconds(); max(before, after) > limit {
+	w.billed += bill * float64(w.ready+w.starting)
+	if max(before, after) > p.wait {
 		share := 1.0
-		if lo, hi := min(before, after), max(before, after); lo < limit {
-			share = (hi - limit) / (hi - lo)
+		if lo, hi := min(before, after), max(before, after); lo < p.wait {
+			share = (hi - p.wait) / (hi - lo)
 		}
-		w.late += weight * v * share
+		w.late += bill * v * share
 	}
 }
 
@@ -193,79 +230,153 @@ func (w *pool) advance(k int) {
 		w.due[at] = 0
 		w.ready += n
 		w.starting -= n
-		w.aged -= float64(n*(w.delay-1)) * stepSeconds
+		w.aged -= n * (w.delay - 1)
 	}
-	w.aged += float64(w.starting) * stepSeconds
+	w.aged += w.starting
 }
 
-// decider is a candidate as it decides, with what does not change on a tape at
-// hand.
+// untilDue is how many steps from step k on no start becomes ready, where any
+// does.
+func (w *pool) untilDue(k int) int {
+	for i := range w.due {
+		if w.due[(k+i)&(len(w.due)-1)] > 0 {
+			return i
+		}
+	}
+	return len(w.due)
+}
+
+// decider is a candidate as it decides, with what it looks at on the tape.
 type decider struct {
-	rules           *Rules
-	units           float64
-	lead            float64 // s
-	drain           float64 // time in which a backlog shall be gone, s; 0 where none is looked at
-	hold, part      int     // steps
-	keeps           bool
-	count           int     // replicas of the pool
-	served          float64 // unit-seconds that they work off within the lead time
-	center          []float64
-	arrives, may    []float64
-	need            []float64
-	out, keep       []int
-	least, greatest int
+	*tape
+	rules        *Rules
+	lead         float64 // s
+	drain        float64 // time in which a backlog shall be gone, s; 0 where none is looked at
+	hold, part   int     // steps
+	keeps        bool
+	arrives, may []float64
+	need         []float64
+	out, keep    []int
 }
 
 func (p *replay) decider(c candidate) decider {
-	t, r := &p.tape, &p.rules
+	t := &p.tape
+	calls := &t.calls[c.target]
 	d := decider{
-		rules: r, units: r.Units, lead: r.Lead.Seconds(), hold: steps(c.hold), part: steps(c.hold) * 2 / 3, keeps: c.keeps,
-		center: t.center, arrives: t.arrives[c.way], may: t.may[c.way], need: t.need[c.target], out: t.out[c.target],
-		keep: t.keep[c.target*len(p.holds)+c.holds], least: r.Min, greatest: r.Max,
+		tape: t, rules: &p.rules, lead: p.rules.Lead.Seconds(), hold: steps(c.hold), part: max(steps(c.hold)*2/3, 1), keeps: c.keeps,
+		arrives: t.arrives[c.way], may: t.may[c.way], need: calls.need, out: calls.out, keep: calls.keep[c.holds],
 	}
 	if c.drain > 0 {
-		d.drain = c.drainTime(*r).Seconds()
+		d.drain = c.drainTime(&p.rules).Seconds()
 	}
 	return d
 }
 
-// look takes in what the pool has.
-func (d *decider) look(w *pool) {
-	d.count = w.ready + w.starting
-	d.served = d.units * (float64(w.ready)*d.lead + w.aged)
+// rest plays the steps from the i-th on in which a pool does nothing but cost:
+// all that arrives is served as it comes, no start is due, and what is decided
+// is what is there. Five of six are such. It returns the first that is not.
+func (d *decider) rest(w *pool, i int) int {
+	count := w.ready + w.starting
+	if i == len(d.load) || w.backlog > 0 || count < d.rules.Min {
+		return i
+	}
+	end := d.stays(w, count, i, d.clear(w, i))
+	w.aged += w.starting * (end - i)
+	billed, paid := w.billed, float64(count)
+	for _, bill := range d.bill[i:end] {
+		billed += bill * paid
+	}
+	w.billed = billed
+	return end
+}
+
+// clear is the first step from the i-th on at which a start is due or more
+// arrives than the pool serves.
+func (d *decider) clear(w *pool, i int) int {
+	end := len(d.load)
+	if w.starting > 0 {
+		end = min(i+w.untilDue(d.first+i), end)
+	}
+	serves := w.serves(d.rules)
+	if d.highest[i] <= serves {
+		return end
+	}
+	for i < end && !(d.load[i] > serves) {
+		i++
+	}
+	return i
+}
+
+// stays is the first step from the i-th to end at which another count is decided
+// than that of a pool at rest; end where there is none.
+func (d *decider) stays(w *pool, count, i, end int) int {
+	from, to := d.turn[i], len(d.at)
+	if end < len(d.turn) {
+		to = d.turn[end]
+	}
+	served := d.served(w, w.aged)
+	at, out, keep := d.at[from:to], d.out[from:to], d.keep[from:to]
+	arrives, may := d.arrives[from:to], d.may[from:to]
+	for t, at := range at {
+		if w.starting > 0 {
+			served = d.served(w, w.aged+w.starting*(at-i+1))
+		}
+		if out[t] > count || arrives[t]-served-may[t] > 0 {
+			return at
+		}
+		most := keep[t]
+		if w.notes {
+			most = max(most, d.note(w, d.first+at, out[t]))
+		}
+		if count > most && d.first+at-w.waited > d.hold {
+			return at
+		}
+	}
+	return end
+}
+
+// served is the unit-seconds that a pool serves in the lead time, of which its
+// starts are there for so many replica-steps.
+func (d *decider) served(w *pool, aged int) float64 {
+	return d.rules.Units * (float64(w.ready)*d.lead + float64(aged)*stepSeconds)
+}
+
+// note notes that out replicas are called for at step k, and returns how many
+// are kept of those that were. To note the same twice is to note it once.
+func (d *decider) note(w *pool, k, out int) (keep int) {
+	if k-w.since >= d.part {
+		w.called[1], w.called[0], w.since = w.called[0], 0, k
+	}
+	w.called[0] = max(w.called[0], out)
+	if !d.keeps {
+		return 0
+	}
+	return max(w.called[0], w.called[1])
 }
 
 // decide starts and stops replicas of a pool at step k, as the decision in
-// earnest does, and says whether it did.
-func (d *decider) decide(w *pool, k, turn int, weight float64) bool {
-	out, count := d.out[turn], d.count
-	if work := w.backlog + d.arrives[turn] - d.served - d.may[turn]; work > 0 && d.drain > 0 {
+// earnest does.
+func (d *decider) decide(w *pool, k, turn int, weight float64) {
+	out, count := d.out[turn], w.ready+w.starting
+	if work := w.backlog + d.arrives[turn] - d.served(w, w.aged) - d.may[turn]; work > 0 {
 		if need := d.center[turn] + work/d.drain; need > d.need[turn] {
 			out = replicas(need, d.rules)
 		}
 	}
-	if k-w.since >= d.part {
-		w.called[1], w.called[0], w.since = w.called[0], 0, k
-	}
-	if out > w.called[0] {
-		w.called[0] = out
+	keep := d.keep[turn]
+	if w.notes {
+		keep = max(keep, d.note(w, k, out))
 	}
 	want := out
 	if out < count {
-		keep := d.keep[turn]
-		if d.keeps {
-			keep = max(keep, w.called[0], w.called[1])
-		}
 		want = min(count, max(out, keep))
 		if k-w.waited <= d.hold {
 			want = count
 		}
 	}
-	if want = max(min(want, d.greatest), d.least); want == count {
-		return false
+	if want = clamp(want, d.rules); want != count {
+		w.resize(k, want, weight)
 	}
-	w.resize(k, want, weight)
-	return true
 }
 
 // resize starts or stops replicas until as many as are wanted are ready or
@@ -284,7 +395,7 @@ func (w *pool) resize(k, want int, weight float64) {
 		n := min(w.due[at], w.ready+w.starting-want)
 		w.due[at] -= n
 		w.starting -= n
-		w.aged -= float64(n*age) * stepSeconds
+		w.aged -= n * age
 	}
 	w.ready = min(w.ready, want-w.starting)
 }

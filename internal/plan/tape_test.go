@@ -17,7 +17,7 @@ func TestTapeIsPlayedInAnyPieces(t *testing.T) {
 		p := newReplay(r, []time.Duration{5 * time.Minute, 20 * time.Minute}, rapid.Bool().Draw(t, "flow"))
 		replayed, steps := steps(r.Lead), make([]pool, len(p.candidates))
 		for i := range steps {
-			steps[i] = newPool(replayed)
+			steps[i] = newPool(replayed, p.candidates[i].keeps)
 		}
 		level := 0.0
 		for range 2 * tapeSteps {
@@ -33,6 +33,7 @@ func TestTapeIsPlayedInAnyPieces(t *testing.T) {
 			}
 			p.show(load, situation{recent: level, center: level}, p.k > 5)
 			for i, c := range p.candidates {
+				p.workOut(c.target)
 				p.play(&steps[i], c, len(p.tape.load)-1)
 			}
 			p.k++
