@@ -15,12 +15,18 @@ import (
 // keeps follows from the series alone: a new Planner that is shown the same
 // series decides the same. It is not safe for concurrent use.
 type Planner struct {
+	// Brief leaves out of predictive decisions the reason and all terms but
+	// those that others read: a simulation makes decisions by the thousand, and
+	// the words would take longer than the rest of it. All else is the same.
+	Brief bool
+
 	rules   Rules
 	invalid error
 	holds   []time.Duration // to choose from, in the time of a day
 
 	flow   bool         // the signal is Input.Load, not Input.Demand
 	last   demand.Point // newest point taken in
+	hole   time.Time    // where the newest hole in what was taken in ended
 	seen   int          // points taken in
 	bucket bucket
 	zeros  zeros
@@ -115,7 +121,7 @@ func NewPlanner(r Rules) *Planner {
 // reset forgets everything.
 func (p *Planner) reset() {
 	r := p.rules
-	p.last, p.seen, p.bucket, p.zeros, p.passed = demand.Point{}, 0, bucket{}, zeros{}, lately{}
+	p.last, p.hole, p.seen, p.bucket, p.zeros, p.passed = demand.Point{}, time.Time{}, 0, bucket{}, zeros{}, lately{}
 	if p.invalid != nil || p.far() {
 		return
 	}
@@ -209,6 +215,9 @@ func (p *Planner) take(s demand.Series, flow bool) {
 	}
 	for _, v := range news {
 		p.bucket.add(v, p.rules, p.value)
+		if p.seen > 0 && v.At.Sub(p.last.At) > p.rules.StaleAfter {
+			p.hole = v.At
+		}
 		p.last = v
 		p.seen++
 	}
@@ -322,6 +331,10 @@ func (p *Planner) predict(in Input, signal demand.Series, r Rules) Decision {
 		want, rule = n, RuleStatic
 	}
 	d := Decision{Count: bounded(want, in, r), Rule: rule}
+	if p.Brief {
+		d.Terms = p.forecastTerms(s, c)
+		return d
+	}
 	d.Terms = p.terms(s, c, waiting, drain)
 	d.Terms = append(d.Terms,
 		Term{"out", float64(out), "replicas", "for the forecast and the queue"},
@@ -337,18 +350,14 @@ const recentSteps = int(2 * time.Minute / step)
 
 // terms are the numbers that the forecast and the replay put in.
 func (p *Planner) terms(s situation, c candidate, waiting, drain float64) []Term {
-	q := p.replay.targets[c.target]
-	if q.quantile < 0 {
-		q = targets[defaultTarget]
-	}
 	own := p.replay.own()
 	weights := p.model.Weights()
 	terms := make([]Term, 0, 14+len(weights))
+	terms = append(terms,
+		Term{"recent", s.recent, "units", "mean of the last " + p.rules.recently()},
+		Term{"expected", s.center, "units", "the experts' mix, one lead time ahead"})
+	terms = append(terms, p.forecastTerms(s, c)...)
 	terms = append(terms, []Term{
-		{"recent", s.recent, "units", "mean of the last " + p.rules.recently()},
-		{"expected", s.center, "units", "the experts' mix, one lead time ahead"},
-		{TermForecast, q.units(s.recent, p.model), "units", "upper quantile one lead time ahead"},
-		{TermQuantile, q.probability, "", "of that forecast"},
 		{"target", s.target, "units", p.replay.targets[c.target].words},
 		{"waiting", waiting, "units", "in the queue now"},
 		{"drain", drain, "units", "capacity to be rid of the backlog one lead time ahead"},
@@ -365,13 +374,29 @@ func (p *Planner) terms(s situation, c candidate, waiting, drain float64) []Term
 	return terms
 }
 
+// forecastTerms are the terms that others read.
+func (p *Planner) forecastTerms(s situation, c candidate) []Term {
+	q := p.replay.targets[c.target]
+	if q.quantile < 0 {
+		q = targets[defaultTarget]
+	}
+	return []Term{
+		{TermForecast, q.units(s.recent, p.model), "units", "upper quantile one lead time ahead"},
+		{TermQuantile, q.probability, "", "of that forecast"},
+	}
+}
+
 // whyKeep says why nothing may be let go now; "" when it may.
 func (p *Planner) whyKeep(in Input, signal demand.Series, c candidate) string {
 	r := p.rules
 	r.ScaleInAfter = c.hold
-	past := signal.Window(in.Now.Add(-r.ScaleInAfter-r.StaleAfter-r.Smooth), in.Now)
-	if why := unknown(past, in.Now, r); why != "" {
-		return why
+	// Most of the time all of the hold time is known, and that is told by two
+	// looks instead of one at each sample.
+	if from := in.Now.Add(-c.hold); signal[0].At.After(from) || p.hole.After(from) {
+		past := signal.Window(in.Now.Add(-r.ScaleInAfter-r.StaleAfter-r.Smooth), in.Now)
+		if why := unknown(past, in.Now, r); why != "" {
+			return why
+		}
 	}
 	if p.flow && p.waited(in, c) {
 		return fmt.Sprintf("work waited within the last %s", short(c.hold))

@@ -264,6 +264,34 @@ func TestPlannerIsDecide(t *testing.T) {
 	}
 }
 
+// A brief planner decides the same, and says no more than what others read.
+func TestBriefDecidesTheSame(t *testing.T) {
+	load := bumpy(5, perDay)
+	f := newFluid(big, func(k int) float64 {
+		if k%300 < 12 {
+			return -load[k] // lost
+		}
+		return load[k]
+	})
+	brief := plan.NewPlanner(big)
+	brief.Brief = true
+	f.run(12*perHour, func() {
+		if f.k%2 > 0 || f.k < 4*perHour {
+			return
+		}
+		in := f.input()
+		full, short := f.planner.Decide(in), brief.Decide(in)
+		if full.Rule == plan.RulePredictive || full.Rule == plan.RuleStatic {
+			forecast, _ := full.Term(plan.TermForecast)
+			quantile, _ := full.Term(plan.TermQuantile)
+			full.Reason, full.Terms = "", []plan.Term{forecast, quantile}
+		}
+		if diff := cmp.Diff(full, short); diff != "" {
+			t.Fatalf("at step %d, in full and in brief:\n%s", f.k, diff)
+		}
+	})
+}
+
 // Bursts at odd times, shorter than a start: always on is cheaper, and it says
 // so.
 func TestUnfollowableDemandIsHeld(t *testing.T) {

@@ -28,7 +28,13 @@ func predictiveRules(s Setup) plan.Rules {
 }
 
 func newPredictiveBy(s Setup, r plan.Rules) Policy {
-	return &predictive{lead: s.Lead, plan: plan.NewPlanner(r)}
+	samples := 0 // of the whole trace: then no series is ever moved
+	if s.Sample > 0 {
+		samples = int(time.Duration(len(s.Need)) * time.Minute / s.Sample)
+	}
+	p := &predictive{lead: s.Lead, plan: plan.NewPlanner(r), demand: make(demand.Series, 0, samples), load: make(demand.Series, 0, samples)}
+	p.plan.Brief = true
+	return p
 }
 
 // Predictive returns the policy called predictive with rules of the caller's:
