@@ -62,7 +62,9 @@ func (g *grants) learn(allocs []*nomadapi.Allocation) {
 }
 
 // describe adds to each GPU whom Nomad gave it to, and to its processes what
-// Nomad says against them. What Nomad says goes before what an environment does.
+// Nomad says against them. What Nomad says goes before what an environment does:
+// work of an allocation that Nomad does not know any more is work outside it. So
+// is that of a job that was purged, which has its kill_timeout to end all the same.
 func (g *grants) describe(s fleet.Snapshot) fleet.Snapshot {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -81,12 +83,33 @@ func (g *grants) describe(s fleet.Snapshot) fleet.Snapshot {
 		}
 		slices.SortFunc(gpu.Grants.List, compareGrants)
 		gpu.Grants.List = gpu.Grants.List[:min(len(gpu.Grants.List), fleet.MaxGrants)]
-		gpu.Processes.List = slices.Clone(gpu.Processes.List) // the sampler keeps its own
+		// The sampler keeps its own.
+		gpu.Processes.List = slices.Clone(gpu.Processes.List)
+		gpu.MIG.Devices = slices.Clone(gpu.MIG.Devices)
+		before := gpu.Processes.Outside
 		for j := range gpu.Processes.List {
-			g.judge(&gpu.Processes.List[j], gpu.UUID)
+			p := &gpu.Processes.List[j]
+			g.judge(p, gpu.UUID)
+			if p.Over {
+				disown(gpu, p.MIG)
+			}
+		}
+		s.Outside.Processes += gpu.Processes.Outside - before
+		if before == 0 && gpu.Processes.Outside > 0 {
+			s.Outside.GPUs++
 		}
 	}
 	return s
+}
+
+// disown counts one process more of a GPU, or of a part of it, as outside.
+func disown(gpu *fleet.GPU, mig string) {
+	gpu.Processes.Outside++
+	for i := range gpu.MIG.Devices {
+		if d := &gpu.MIG.Devices[i]; d.UUID == mig {
+			d.Outside++
+		}
+	}
 }
 
 // judge says of a process whether its allocation has ended, and whether it was

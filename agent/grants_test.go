@@ -25,12 +25,12 @@ func TestGrants(t *testing.T) {
 	mine := func(pid int, alloc, mig string) fleet.Process {
 		return fleet.Process{PID: pid, Alloc: alloc, Task: "server", MIG: mig}
 	}
-	sampled := fleet.Snapshot{GPUs: []fleet.GPU{
-		{UUID: "GPU-1", Processes: fleet.Processes{Quality: fleet.QualityOK, Total: 5, List: []fleet.Process{
+	sampled := fleet.Snapshot{Outside: fleet.Outside{Known: true, GPUs: 1, Processes: 1}, GPUs: []fleet.GPU{
+		{UUID: "GPU-1", Processes: fleet.Processes{Quality: fleet.QualityOK, Total: 5, Outside: 1, List: []fleet.Process{
 			{PID: 1, Comm: "miner"}, mine(2, "a", ""), mine(3, "b", ""), mine(4, "ended", ""), mine(5, "forgotten", ""),
 		}}},
-		{UUID: "GPU-2", MIG: fleet.MIG{Enabled: true, Devices: []fleet.MIGDevice{{UUID: "MIG-1"}, {UUID: "MIG-2"}}},
-			Processes: fleet.Processes{Quality: fleet.QualityOK, Total: 1, List: []fleet.Process{mine(6, "b", "MIG-1"), mine(7, "b", "MIG-2")}}},
+		{UUID: "GPU-2", MIG: fleet.MIG{Enabled: true, Devices: []fleet.MIGDevice{{UUID: "MIG-1", Processes: 2}, {UUID: "MIG-2", Processes: 1}}},
+			Processes: fleet.Processes{Quality: fleet.QualityOK, Total: 3, List: []fleet.Process{mine(6, "b", "MIG-1"), mine(7, "b", "MIG-2"), mine(8, "purged", "MIG-1")}}},
 		{UUID: "GPU-3"},
 	}}
 	var g grants
@@ -63,9 +63,17 @@ func TestGrants(t *testing.T) {
 			got[p.PID] = verdict{p.Foreign, p.Over}
 		}
 	}
-	want := map[int]verdict{1: {}, 2: {}, 3: {Foreign: true}, 4: {Over: true}, 5: {Over: true}, 6: {}, 7: {Foreign: true}}
+	want := map[int]verdict{1: {}, 2: {}, 3: {Foreign: true}, 4: {Over: true}, 5: {Over: true}, 6: {}, 7: {Foreign: true}, 8: {Over: true}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("processes: %s", diff)
+	}
+	// What is over is outside: the host must not lose its power under it.
+	if diff := cmp.Diff(fleet.Outside{Known: true, GPUs: 2, Processes: 4}, s.Outside); diff != "" {
+		t.Errorf("outside of the host: %s", diff)
+	}
+	parts := s.GPUs[1].MIG.Devices
+	if a, b := s.GPUs[0].Processes.Outside, s.GPUs[1].Processes.Outside; a != 3 || b != 1 || parts[0].Outside != 1 || parts[1].Outside != 0 {
+		t.Errorf("outside are %d and %d processes of the GPUs, and %d and %d of the parts", a, b, parts[0].Outside, parts[1].Outside)
 	}
 
 	failing := g.follow(func(context.Context, uint64) ([]*nomadapi.Allocation, uint64, error) {
@@ -82,11 +90,15 @@ func TestGrants(t *testing.T) {
 // TestGrantsLeaveTheSamplersOwn: what is added to one snapshot is not in the
 // sampler's own list of processes.
 func TestGrantsLeaveTheSamplersOwn(t *testing.T) {
-	kept := []fleet.Process{{PID: 1, Alloc: "gone"}}
+	kept := []fleet.Process{{PID: 1, Alloc: "gone", MIG: "MIG-1"}}
+	parts := []fleet.MIGDevice{{UUID: "MIG-1", Processes: 1}}
 	var g grants
 	g.known = true
-	s := g.describe(fleet.Snapshot{GPUs: []fleet.GPU{{UUID: "GPU-1", Processes: fleet.Processes{List: kept}}}})
+	s := g.describe(fleet.Snapshot{GPUs: []fleet.GPU{{UUID: "GPU-1", MIG: fleet.MIG{Devices: parts}, Processes: fleet.Processes{List: kept}}}})
 	if !s.GPUs[0].Processes.List[0].Over || kept[0].Over {
 		t.Errorf("described %+v, and kept %+v", s.GPUs[0].Processes.List, kept)
+	}
+	if s.GPUs[0].MIG.Devices[0].Outside != 1 || parts[0].Outside != 0 {
+		t.Errorf("described %+v, and kept %+v", s.GPUs[0].MIG.Devices, parts)
 	}
 }

@@ -178,7 +178,7 @@ type MIGDevice struct {
 	// instances may share.
 	Activity  Activity `json:"activity,omitzero"`
 	Processes int      `json:"processes"` // meaningful as those of the GPU are
-	Outside   int      `json:"outside"`   // of them, those of no allocation
+	Outside   int      `json:"outside"`   // of them, those of no allocation, or of one that is over
 }
 
 // Grants are the allocations that Nomad gave a GPU to, or a part of it, and that

@@ -212,8 +212,8 @@ type Processes struct {
 	Age     float64 `json:"age_s,omitempty"`
 	// Total and List are meaningful when Quality is ok or stale.
 	Total   int       `json:"total"`
-	Outside int       `json:"outside"`        // of Total, those of no allocation
-	List    []Process `json:"list,omitempty"` // those outside first; at most MaxProcesses
+	Outside int       `json:"outside"`        // of Total, those of no allocation, or of one that is over
+	List    []Process `json:"list,omitempty"` // those of no allocation first; at most MaxProcesses
 }
 
 // Process is one compute process on a GPU.
@@ -227,17 +227,18 @@ type Process struct {
 	MIG string `json:"mig_uuid,omitempty"`
 	// Foreign is set where the allocation was given other GPUs than this one.
 	Foreign bool `json:"foreign,omitempty"`
-	// Over is set where Nomad says that the allocation has ended: the process
-	// was left behind.
+	// Over is set where Nomad does not list the allocation as one that goes on:
+	// the process was left behind, or has yet to end after its job was purged.
+	// It counts as outside.
 	Over bool `json:"alloc_over,omitempty"`
 	// Why is why the owner could not be found out, in which case the process
 	// counts as outside.
 	Why string `json:"why,omitempty"`
 }
 
-// Outside is the GPU work on a host that belongs to no Nomad allocation. A
-// host that has any must not be powered off, and neither must one of which
-// it is not known.
+// Outside is the GPU work on a host that belongs to no Nomad allocation, or to
+// one that is over for Nomad. A host that has any must not be powered off, and
+// neither must one of which it is not known.
 type Outside struct {
 	// Known is set when every GPU's processes were read lately.
 	Known bool   `json:"known"`
