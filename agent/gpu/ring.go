@@ -1,6 +1,7 @@
 package gpu
 
 import (
+	"math/bits"
 	"time"
 
 	"github.com/gpupool/gpupool/internal/fleet"
@@ -75,15 +76,18 @@ func (r *ring) windows(now time.Time, spans []time.Duration) (all []fleet.Window
 // share of the samples that have it.
 func (r *ring) shares(now time.Time, span time.Duration) map[string]float64 {
 	n := 0.0
-	found := map[string]float64{}
+	var held [64]float64 // samples, by bit
 	r.each(now, span, func(mask float64) {
 		n++
-		for _, reason := range reasons(uint64(mask)) {
-			found[reason]++
+		for left := uint64(mask); left != 0; left &= left - 1 {
+			held[bits.TrailingZeros64(left)]++
 		}
 	})
-	for reason := range found {
-		found[reason] = rounded(found[reason] / n)
+	found := map[string]float64{}
+	for bit, samples := range held {
+		if samples > 0 {
+			found[reasonNames[bit]] = rounded(samples / n)
+		}
 	}
 	return found
 }
