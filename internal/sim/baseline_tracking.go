@@ -90,7 +90,8 @@ func (t *tracking) backlog(now time.Time, o Observation, load, service float64) 
 // law over the last half hour: slots busy over requests completed a second.
 func meanService(o Observation, now time.Time) (float64, bool) {
 	from := now.Add(-30 * time.Minute)
-	busy, done := sum(o.InService.Window(from, now)), sum(o.Completions.Window(from, now))
+	recent := len(o.InService) - len(o.InService.Window(from, now)) // both have the same samples
+	busy, done := sum(o.InService[recent:]), sum(o.Completions[recent:])
 	if done <= 0 || busy <= 0 {
 		busy, done = sum(o.InService), sum(o.Completions)
 	}

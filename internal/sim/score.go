@@ -97,7 +97,7 @@ func (s *score) bill(now int, f *fleet, draining int, did served) float64 {
 	if now < s.scored {
 		return billed
 	}
-	c := s.cfg
+	c := &s.cfg
 	s.billed += billed * tickSeconds
 	for i := range s.classes {
 		s.classes[i] += float64(f.kinds.starting[i]+f.kinds.ready[i]) * tickSeconds
