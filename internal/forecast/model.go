@@ -58,6 +58,7 @@ type Model struct {
 	ratios    []float64
 	asked     []float64
 	features  features
+	repeats   bool // there was a day before
 	matured   int
 	alive     int // values that were there
 }
@@ -86,7 +87,7 @@ type expert struct {
 var experts = []expert{
 	{"now", func(m *Model, k int, level float64) float64 { return m.lag(k, m.cfg.Width, level) }},
 	{"level", func(m *Model, k int, level float64) float64 { return level }},
-	{"day", func(m *Model, k int, level float64) float64 { return m.seasonal(k, m.day, level) }},
+	theDay: {"day", func(m *Model, k int, level float64) float64 { return m.seasonal(k, m.day, level) }},
 	{"week", func(m *Model, k int, level float64) float64 { return m.seasonal(k, m.week, level) }},
 	{"regression", func(m *Model, k int, level float64) float64 {
 		v := m.learner.predict(&m.features) * m.scale
@@ -94,8 +95,12 @@ var experts = []expert{
 	}},
 }
 
+// theDay is which expert goes by the day before.
+const theDay = 2
+
 const (
 	learningRate  = 0.3   // of the experts' weights, per step and unit of scaled loss
+	believed      = 0.5   // share of the day's expert when there is a day before
 	share         = 0.002 // of the weights that moves to all experts each step
 	conformalRate = 0.004 // of the quantiles' correction, per step
 	mostRatio     = 3     // logarithm of the largest quantile over the mix
@@ -210,6 +215,11 @@ func (m *Model) forecast(k int) {
 	}
 	m.look(k, level)
 	m.seen[k%len(m.seen)] = m.features
+	if !m.repeats {
+		if _, ok := m.repeat(k, m.day); ok {
+			m.believe()
+		}
+	}
 	m.center = 0
 	for i, e := range m.experts {
 		said[i] = e.say(m, k, level)
@@ -269,18 +279,40 @@ func (m *Model) then(i, width int, otherwise float64) float64 {
 	return otherwise
 }
 
-// seasonal is what came at this time one period ago, times how today compares.
+// believe gives the day's expert its share, the first time that there is a day to
+// go by. Until then it said what the level is and earned what that is worth; and
+// after a quiet night, in which all experts are right, nothing would tell it from
+// them before the morning is there.
+func (m *Model) believe() {
+	m.repeats = true
+	rest := 1 - m.weight[theDay]
+	for i := range m.weight {
+		m.weight[i] *= (1 - believed) / rest
+	}
+	m.weight[theDay] = believed
+}
+
+// seasonal is what is said by the period before, or otherwise the level.
 func (m *Model) seasonal(k, period int, level float64) float64 {
+	if v, ok := m.repeat(k, period); ok {
+		return v
+	}
+	return level
+}
+
+// repeat is what came at this time one period ago, times how today compares; ok
+// is false where one of them is not there.
+func (m *Model) repeat(k, period int) (v float64, ok bool) {
 	wide, recent := max(10*m.cfg.Hour/60, 1), m.cfg.Hour/2
 	then, ok1 := m.past.mean(k-period, recent)
 	today, ok2 := m.past.mean(k, recent)
 	at := k + m.cfg.Ahead - period + wide/2
 	soon, ok3 := m.past.mean(at, wide)
 	if k < period || !ok1 || !ok2 || !ok3 {
-		return level
+		return 0, false
 	}
 	lift := 0.05 * m.scale
-	return soon * min(max((today+lift)/(then+lift), 0.25), 4)
+	return soon * min(max((today+lift)/(then+lift), 0.25), 4), true
 }
 
 // Center is the mix of the experts, in the units of the series.

@@ -94,6 +94,23 @@ func TestHedgeFollowsTheBestExpert(t *testing.T) {
 	}
 }
 
+// One day is enough to expect the next morning while it is still night.
+func TestSecondMorningIsExpected(t *testing.T) {
+	m := forecast.New(config(0.5))
+	rng := rand.New(rand.NewPCG(3, 1))
+	const dawn = 8 * hour
+	for k := range day + dawn - 1 {
+		level := 10.0
+		if at := k % day; at >= dawn && at < 20*hour {
+			level = 70
+		}
+		m.Add(level * (1 + 0.03*rng.NormFloat64()))
+	}
+	if m.Center() < 30 {
+		t.Errorf("three steps before 10 become 70 as yesterday, %.1f is expected", m.Center())
+	}
+}
+
 // Each quantile is true to its name within two points on every kind of series,
 // once there was a day to learn.
 func TestCoverage(t *testing.T) {
