@@ -320,6 +320,37 @@ func TestUnfollowableDemandIsHeld(t *testing.T) {
 	}
 }
 
+// Bursts that are most of the work, and half over when a start is: following them
+// costs less than always on and makes much of it late. What is late counts too.
+func TestBurstsThatAreMostOfTheWorkAreHeldFor(t *testing.T) {
+	rng := rand.New(rand.NewPCG(4, 4))
+	load := make([]float64, 8*perDay)
+	for k := range load {
+		load[k] = 20
+	}
+	for k := 60; k < len(load); k += 2*perHour + rng.IntN(6*perHour) {
+		for i := k; i < min(k+perHour/3, len(load)); i++ {
+			load[i] = 400 + 100*rng.Float64()
+		}
+	}
+	slow := big
+	slow.Lead, slow.Max = 10*time.Minute, 65
+	f := newFluid(slow, func(k int) float64 { return load[k] })
+	f.run(7*perDay, nil)
+	held, waits := 0, 0
+	f.run(perDay, func() {
+		if f.decision.Rule == plan.RuleStatic {
+			held++
+		}
+		if f.queue > 0 {
+			waits++
+		}
+	})
+	if held < perDay/5 || waits > perDay/100 {
+		t.Errorf("held for bursts in %d of %d steps, something waits in %d; %s: %s", held, perDay, waits, f.decision.Rule, f.decision.Reason)
+	}
+}
+
 // Without a queue or a rate there is one series: GPUs in use or asked for.
 func TestOneSeries(t *testing.T) {
 	var s demand.Series

@@ -92,6 +92,7 @@ type replay struct {
 	grow       float64
 	choice     int
 	peaks      [peakDays]float64 // largest two-minute mean of each day, units
+	still      pool              // one that always has what the largest of them needs
 	day        int
 	decideEach int
 	prior      []float64 // of each candidate: share of a day's work that the prior surge makes late
@@ -111,6 +112,10 @@ const (
 	worthwhile = 0.98
 	// bolder is how much cheaper a less cautious candidate must be.
 	bolder = 0.99
+	// certain is how much cheaper it must be to hold still, where that is so for
+	// what the others made late: one jump can make the difference, and is held
+	// for two weeks then.
+	certain = 0.9
 	// peakDays is for how many days the largest demand is remembered.
 	peakDays = 14
 )
@@ -165,6 +170,7 @@ func (p *replay) fill() {
 	for i := range p.pools {
 		p.pools[i] = newPool(lead, i == len(p.candidates) || p.candidates[i].keeps)
 	}
+	p.still = newPool(lead, false)
 	p.planned = make([]float64, len(p.targets))
 	p.tape = newTape(p)
 }
@@ -215,6 +221,7 @@ func (p *replay) add(v float64, m *forecast.Model) {
 	p.workOut(p.chosen().target)
 	p.play(p.own(), p.chosen(), len(p.tape.load)-1)
 	p.peaks[p.day%peakDays] = max(p.peaks[p.day%peakDays], s.recent)
+	p.stay(len(p.tape.load) - 1)
 	p.k++
 	if p.k%steps(day) == 0 {
 		p.day++
@@ -243,9 +250,9 @@ func (p *replay) rescale() {
 	f := 1 / p.weight
 	p.all, p.steps = p.all*f, p.steps*f
 	for i := range p.pools {
-		w := &p.pools[i]
-		w.late, w.billed, w.starts = w.late*f, w.billed*f, w.starts*f
+		p.pools[i].rescale(f)
 	}
+	p.still.rescale(f)
 	p.weight = 1
 }
 
@@ -276,13 +283,52 @@ func (p *replay) choose() {
 	}
 }
 
-// static is the count that would have been enough all the time, and whether it
-// would have been no dearer than what was chosen: then scaling cannot pay at
-// this lead time. It takes three days to say so.
+// largest is the count that the largest demand of the last days needs.
+func (p *replay) largest() int {
+	return clamp(ceil(slices.Max(p.peaks[:])/(p.rules.Units*p.rules.Utilization)), &p.rules)
+}
+
+// stay plays the pool that holds still over the i-th step of the tape.
+func (p *replay) stay(i int) {
+	w := &p.still
+	w.serve(p, i)
+	w.advance(p.k)
+	if n := p.largest(); n != w.ready+w.starting {
+		w.resize(p.k, n, p.weight)
+	}
+}
+
+// static is the count that the largest demand of the last days needs, and whether
+// it is better to have that always: scaling cannot pay at this lead time then. It
+// takes three days to say so. It is better where it would have cost no more than
+// what was done. It also is where a pool that had it, as far as it was known at
+// each time, would have been cheaper than what was done and than the best of the
+// replayed, with the price of what each made late.
 func (p *replay) static() (n int, better bool) {
 	own := p.own()
-	n = clamp(ceil(slices.Max(p.peaks[:])/(p.rules.Units*p.rules.Utilization)), &p.rules)
-	return n, p.day >= 3 && float64(n)*p.steps <= own.billed+own.starts*p.rules.Wear.Seconds()/step.Seconds()
+	n = p.largest()
+	switch late := 1 - p.rules.SLO; {
+	case p.day < 3:
+		return n, false
+	case float64(n)*p.steps <= p.paid(own):
+		return n, true
+	case p.rules.RequestCost > 0: // it says what lateness costs
+		return n, false
+	default:
+		return n, p.priced(&p.still, 0, late) <= certain*min(p.priced(own, 0, late), p.priced(&p.pools[p.choice], 0, late))
+	}
+}
+
+// paid is what a pool cost, in replica-steps: the capacity and the wear of its
+// starts.
+func (p *replay) paid(w *pool) float64 {
+	return w.billed + w.starts*p.rules.Wear.Seconds()/step.Seconds()
+}
+
+// priced is what a pool cost, in unit-steps, with what was late beyond a share of
+// all work, and with more that would have been late.
+func (p *replay) priced(w *pool, more, allowed float64) float64 {
+	return p.rules.Units*p.paid(w) + p.rules.LateCost*max(w.late+more-allowed*p.all, 0)
 }
 
 // cost is what a candidate would have cost, in unit-steps: the capacity it
@@ -292,10 +338,8 @@ func (p *replay) static() (n int, better bool) {
 // prevented. To what was seen comes what the prior surge would have made late on
 // days of so much work.
 func (p *replay) cost(i int, allowed, daily float64) float64 {
-	w, r := &p.pools[i], &p.rules
 	surge := max(p.prior[i]-allowed, 0) * daily * priorDays
-	excess := max(w.late+surge-allowed*p.all, 0)
-	return r.Units*(w.billed+w.starts*r.Wear.Seconds()/step.Seconds()) + r.LateCost*excess
+	return p.priced(&p.pools[i], surge, allowed)
 }
 
 // allowed is the share of work that may be late in the replay of a candidate.

@@ -171,6 +171,11 @@ func newPool(lead int, notes bool) pool {
 	return pool{due: make([]int, ring(lead+2)), delay: lead + 1, waited: math.MinInt32, notes: notes}
 }
 
+// rescale makes the weights of what it sums smaller by f.
+func (w *pool) rescale(f float64) {
+	w.late, w.billed, w.starts = w.late*f, w.billed*f, w.starts*f
+}
+
 // play lets candidate c run pool w over the tape, from its i-th step on.
 func (p *replay) play(w *pool, c candidate, i int) {
 	d := p.decider(c)
