@@ -165,7 +165,8 @@ func (m *Model) mature(k int) {
 		return
 	}
 	came, ok := m.target(made)
-	mix, spread := m.mixed.at(made)[0], m.mixed.at(made)[1]
+	mixed, upper := m.mixed.at(made), m.upper.at(made)
+	mix, spread := mixed[0], mixed[1]
 	if !ok || mix < 0 {
 		return
 	}
@@ -186,7 +187,7 @@ func (m *Model) mature(k int) {
 	m.resid.add(m.ratio(came, mix) / spread)
 	for i, q := range m.cfg.Quantiles {
 		miss := 0.0
-		if came > m.upper.at(made)[i] {
+		if came > upper[i] {
 			miss = 1
 		}
 		m.shift[i] += conformalRate * (miss - (1 - q))
