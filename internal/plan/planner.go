@@ -202,11 +202,10 @@ const enough = int(3 * time.Hour / step)
 func (p *Planner) take(s demand.Series, flow bool) {
 	news := s
 	if p.seen > 0 && flow == p.flow {
-		at := s.Window(p.last.At.Add(-1), p.last.At)
-		if len(at) != 1 || at[0] != p.last {
+		news = s.Window(p.last.At, s[len(s)-1].At)
+		if known, _ := s[:len(s)-len(news)].Last(); known != p.last {
 			p.reset()
-		} else {
-			news = s.Window(p.last.At, s[len(s)-1].At)
+			news = s
 		}
 	}
 	if flow != p.flow {
