@@ -204,7 +204,8 @@ const (
 	// RulePredictive plans for the demand one lead time ahead.
 	RulePredictive Rule = "predictive"
 	// RuleStatic holds what the largest demand of the last two weeks needs,
-	// because scaling would have cost as much. It ends when it would not.
+	// because scaling would have cost as much, with what it would have made
+	// late. It ends when it would not.
 	RuleStatic Rule = "static"
 )
 
