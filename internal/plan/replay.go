@@ -203,7 +203,7 @@ func (p *replay) chosen() candidate { return p.candidates[p.choice] }
 // keep is the most replicas that the forecast called for within the hold time
 // and, where the candidate keeps what it added for more, what w called for.
 func (p *replay) keep(w *pool, c candidate) int {
-	n := p.tape.calls[c.target].most.max(c.holds)
+	n := p.tape.calls[c.target].most[c.holds].max()
 	if c.keeps {
 		n = max(n, w.called[0], w.called[1])
 	}

@@ -17,9 +17,9 @@ type tape struct {
 	bill    []float64 // of each step: its weight where it is scored, 0 otherwise
 	turn    []int     // of each step: how many decisions come before it
 
-	at      []int       // of each decision: its step on the tape, ascending
-	center  []float64   // of each decision: [situation.center]
-	arrives [][]float64 // of each manner and decision: [situation.ahead]
+	at      []int       // the steps that have a decision, ascending
+	center  []float64   // of each of these: [situation.center]
+	arrives [][]float64 // of each manner and each of these: [situation.ahead]
 	may     [][]float64
 	calls   []calls // of each target
 }
@@ -30,10 +30,11 @@ type tape struct {
 type calls struct {
 	planned []float64 // units, in each step
 	known   int       // steps, from the first on, that the rest is known of
-	most    window    // of the replicas, over each hold time, up to there
-	need    []float64 // units, of each decision
+	need    []float64 // units, at the utilization asked for
 	out     []int     // replicas for these
-	keep    [][]int   // of each hold time and decision: the most replicas within it
+	within  []int     // the same within min and max
+	keep    [][]int   // of each hold time and step: the most of them within it
+	most    []window  // of each hold time
 }
 
 // stepSeconds is the length of a step, s.
@@ -43,26 +44,28 @@ const stepSeconds = float64(step) / float64(time.Second)
 const tapeSteps = int(time.Hour / step)
 
 func newTape(p *replay) tape {
-	turns := tapeSteps/p.decideEach + 1
 	t := tape{
 		load: make([]float64, 0, tapeSteps), highest: make([]float64, 0, tapeSteps), weight: make([]float64, 0, tapeSteps),
-		bill: make([]float64, 0, tapeSteps), turn: make([]int, 0, tapeSteps),
-		at: make([]int, 0, turns), center: make([]float64, 0, turns), arrives: rows[float64](len(p.ways), turns), may: rows[float64](len(p.ways), turns),
+		bill: make([]float64, 0, tapeSteps), turn: make([]int, 0, tapeSteps), at: make([]int, 0, tapeSteps),
+		center: make([]float64, tapeSteps), arrives: rows[float64](len(p.ways)), may: rows[float64](len(p.ways)),
 		calls: make([]calls, len(p.targets)),
 	}
 	for i := range t.calls {
 		t.calls[i] = calls{
-			planned: make([]float64, 0, tapeSteps), most: newWindow(p.holds),
-			need: make([]float64, turns), out: make([]int, turns), keep: rows[int](len(p.holds), turns),
+			planned: make([]float64, 0, tapeSteps), need: make([]float64, tapeSteps),
+			out: make([]int, tapeSteps), within: make([]int, tapeSteps), keep: rows[int](len(p.holds)),
+		}
+		for _, hold := range p.holds {
+			t.calls[i].most = append(t.calls[i].most, newWindow(hold))
 		}
 	}
 	return t
 }
 
-func rows[T any](n, long int) [][]T {
+func rows[T any](n int) [][]T {
 	all := make([][]T, n)
 	for i := range all {
-		all[i] = make([]T, long)
+		all[i] = make([]T, tapeSteps)
 	}
 	return all
 }
@@ -92,38 +95,36 @@ func (p *replay) show(v float64, s situation, score bool) {
 
 // showDecision puts on the tape that the next step has a decision.
 func (p *replay) showDecision(s situation) {
-	t := &p.tape
-	turn := len(t.at)
-	t.at, t.center = append(t.at, len(t.load)), append(t.center, s.center)
+	t, at := &p.tape, len(p.tape.load)
+	t.at = append(t.at, at)
+	t.center[at] = s.center
 	for i, m := range p.ways {
-		t.arrives[i][turn], t.may[i][turn] = s.ahead(&p.rules, m)
+		t.arrives[i][at], t.may[i][at] = s.ahead(&p.rules, m)
 		if m.drain == 0 { // what waits is in the demand
-			t.arrives[i][turn] = math.Inf(-1)
+			t.arrives[i][at] = math.Inf(-1)
 		}
 	}
 }
 
 // workOut brings what a target calls for up to the end of the tape.
 func (p *replay) workOut(target int) {
-	r, t := &p.rules, &p.tape.calls[target]
-	for ; t.known < len(t.planned); t.known++ {
-		need := t.planned[t.known] / r.Utilization
-		out := replicas(need, r)
-		t.most.add(max(min(out, r.Max), r.Min))
-		if turn, ok := p.tape.decision(t.known); ok {
-			t.need[turn], t.out[turn] = need, out
-			for h := range t.keep {
-				t.keep[h][turn] = t.most.max(h)
-			}
-		}
+	r, c := &p.rules, &p.tape.calls[target]
+	from, to := c.known, len(c.planned)
+	for i := from; i < to; i++ {
+		c.need[i] = c.planned[i] / r.Utilization
+		c.out[i] = replicas(c.need[i], r)
+		c.within[i] = clamp(c.out[i], r)
 	}
+	for h := range c.most {
+		c.most[h].slide(c.within[from:to], c.keep[h][from:to])
+	}
+	c.known = to
 }
 
-// decision is the index of the decision of the i-th step; ok is false where it
-// has none.
-func (t *tape) decision(i int) (turn int, ok bool) {
-	turn = t.turn[i]
-	return turn, turn < len(t.at) && t.at[turn] == i
+// decides says whether the i-th step has a decision.
+func (t *tape) decides(i int) bool {
+	turn := t.turn[i]
+	return turn < len(t.at) && t.at[turn] == i
 }
 
 // catchUp plays every candidate's pool to the end of the tape and begins
@@ -142,7 +143,7 @@ func (p *replay) catchUp() {
 		p.play(&p.pools[i], c, 0)
 	}
 	t.load, t.highest, t.weight, t.bill = t.load[:0], t.highest[:0], t.weight[:0], t.bill[:0]
-	t.turn, t.at, t.center = t.turn[:0], t.at[:0], t.center[:0]
+	t.turn, t.at = t.turn[:0], t.at[:0]
 	for i := range t.calls {
 		t.calls[i].planned, t.calls[i].known = t.calls[i].planned[:0], 0
 	}
@@ -182,8 +183,8 @@ func (p *replay) play(w *pool, c candidate, i int) {
 	for i = d.rest(w, i); i < len(d.load); i = d.rest(w, i+1) {
 		w.serve(p, i)
 		w.advance(d.first + i)
-		if turn, ok := d.decision(i); ok {
-			d.decide(w, d.first+i, turn, d.weight[i])
+		if d.decides(i) {
+			d.decide(w, i)
 		}
 	}
 }
@@ -320,18 +321,16 @@ func (d *decider) stays(w *pool, count, i, end int) int {
 		to = d.turn[end]
 	}
 	served := d.served(w, w.aged)
-	at, out, keep := d.at[from:to], d.out[from:to], d.keep[from:to]
-	arrives, may := d.arrives[from:to], d.may[from:to]
-	for t, at := range at {
+	for _, at := range d.at[from:to] {
 		if w.starting > 0 {
 			served = d.served(w, w.aged+w.starting*(at-i+1))
 		}
-		if out[t] > count || arrives[t]-served-may[t] > 0 {
+		if d.out[at] > count || d.arrives[at]-served-d.may[at] > 0 {
 			return at
 		}
-		most := keep[t]
+		most := d.keep[at]
 		if w.notes {
-			most = max(most, d.note(w, d.first+at, out[t]))
+			most = max(most, d.note(w, d.first+at, d.out[at]))
 		}
 		if count > most && d.first+at-w.waited > d.hold {
 			return at
@@ -359,16 +358,16 @@ func (d *decider) note(w *pool, k, out int) (keep int) {
 	return max(w.called[0], w.called[1])
 }
 
-// decide starts and stops replicas of a pool at step k, as the decision in
+// decide starts and stops replicas of a pool at the i-th step, as the decision in
 // earnest does.
-func (d *decider) decide(w *pool, k, turn int, weight float64) {
-	out, count := d.out[turn], w.ready+w.starting
-	if work := w.backlog + d.arrives[turn] - d.served(w, w.aged) - d.may[turn]; work > 0 {
-		if need := d.center[turn] + work/d.drain; need > d.need[turn] {
+func (d *decider) decide(w *pool, i int) {
+	k, out, count := d.first+i, d.out[i], w.ready+w.starting
+	if work := w.backlog + d.arrives[i] - d.served(w, w.aged) - d.may[i]; work > 0 {
+		if need := d.center[i] + work/d.drain; need > d.need[i] {
 			out = replicas(need, d.rules)
 		}
 	}
-	keep := d.keep[turn]
+	keep := d.keep[i]
 	if w.notes {
 		keep = max(keep, d.note(w, k, out))
 	}
@@ -380,7 +379,7 @@ func (d *decider) decide(w *pool, k, turn int, weight float64) {
 		}
 	}
 	if want = clamp(want, d.rules); want != count {
-		w.resize(k, want, weight)
+		w.resize(k, want, d.weight[i])
 	}
 }
 

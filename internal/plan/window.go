@@ -2,26 +2,19 @@ package plan
 
 import "time"
 
-// window is the largest of the last values, over each of several lengths of
-// time, in constant time: it keeps the values that a later and larger one did
-// not yet overtake, and for each length where in them it begins.
+// window is the largest of the last values, over a length of time, in constant
+// time: it keeps the values that a later and larger one did not yet overtake.
 type window struct {
-	value, at []int // rings
-	sizes     []int // ascending: so many values before the newest one count too
-	heads     []int // for each size: position of the first value within it
-	tail      int   // position after the newest value
-	k         int   // values ever added
+	value, at  []int // rings
+	size       int   // so many values before the newest one count too
+	head, tail int   // positions of the largest, and after the newest
+	k          int   // values ever taken in
 }
 
-// newWindow takes the lengths in ascending order.
-func newWindow(long []time.Duration) window {
-	w := window{heads: make([]int, len(long))}
-	for _, d := range long {
-		w.sizes = append(w.sizes, steps(d))
-	}
-	n := ring(w.sizes[len(long)-1] + 2)
-	w.value, w.at = make([]int, n), make([]int, n)
-	return w
+func newWindow(long time.Duration) window {
+	size := steps(long)
+	n := ring(size + 2)
+	return window{value: make([]int, n), at: make([]int, n), size: size}
 }
 
 // ring is the size of a ring for n values: a power of two, so that a position
@@ -34,28 +27,24 @@ func ring(n int) int {
 	return size
 }
 
-func (w *window) add(v int) {
-	mask := len(w.value) - 1
-	first := w.heads[len(w.heads)-1] // of the longest
-	for w.tail > first && w.value[(w.tail-1)&mask] <= v {
-		w.tail--
-	}
-	w.value[w.tail&mask], w.at[w.tail&mask] = v, w.k
-	for i, size := range w.sizes {
-		head := min(w.heads[i], w.tail)
-		for w.at[head&mask] < w.k-size {
+// slide takes the next values in and writes the largest that counts with each
+// of them to most, which is as long.
+func (w *window) slide(values, most []int) {
+	mask, head, tail := len(w.value)-1, w.head, w.tail
+	for i, v := range values {
+		for tail > head && w.value[(tail-1)&mask] <= v {
+			tail--
+		}
+		w.value[tail&mask], w.at[tail&mask] = v, w.k
+		tail++
+		if w.at[head&mask] < w.k-w.size {
 			head++
 		}
-		w.heads[i] = head
+		most[i] = w.value[head&mask]
+		w.k++
 	}
-	w.tail++
-	w.k++
+	w.head, w.tail = head, tail
 }
 
-// max is the largest over the i-th length; 0 before there is any.
-func (w *window) max(i int) int {
-	if w.tail == 0 {
-		return 0
-	}
-	return w.value[w.heads[i]&(len(w.value)-1)]
-}
+// max is the largest now; 0 before there is any.
+func (w *window) max() int { return w.value[w.head&(len(w.value)-1)] }
