@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/common/expfmt"
@@ -40,9 +41,9 @@ var (
 	driverEpoch = Metric{"gpupool_driver_epoch", prometheus.GaugeValue, nil,
 		"Initialisations of the driver since the agent started."}
 	outsideGPUs = Metric{"gpupool_outside_gpus", prometheus.GaugeValue, nil,
-		"GPUs with compute processes of no Nomad allocation. Absent if not known for every GPU."}
+		"GPUs with compute processes of no Nomad allocation that goes on. Absent if not known for every GPU."}
 	outsideProcesses = Metric{"gpupool_outside_processes", prometheus.GaugeValue, nil,
-		"Compute processes of no Nomad allocation. Absent if not known for every GPU."}
+		"Compute processes of no Nomad allocation that goes on. Absent if not known for every GPU."}
 )
 
 // Metrics are all metrics of the agent, but those of the Go runtime (go_*) and
@@ -60,8 +61,8 @@ var Metrics = func() []Metric {
 // of each of many hundreds of series, and check again what never changes, the names
 // and labels of [Metrics].
 type exposition struct {
-	cfg     Config
-	runtime prometheus.Gatherer // Go's
+	cfg    Config
+	others *others
 }
 
 var textFormat = string(expfmt.NewFormat(expfmt.TypeTextPlain))
@@ -71,15 +72,39 @@ func (e exposition) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	defer pages.Put(p)
 	p.clear()
 	e.collect(p.send)
-	collectProcess(p.send)
 	body := p.write()
-	families, _ := e.runtime.Gather() // what is not known of the runtime must not cost the rest
-	for _, family := range families {
-		_, _ = expfmt.MetricFamilyToText(body, family) // likewise
-	}
+	e.others.writeTo(body, time.Now())
 	w.Header().Set("Content-Type", textFormat)
 	w.Header().Set("Content-Length", strconv.Itoa(body.Len()))
 	_, _ = w.Write(body.Bytes()) // the client went away
+}
+
+// others is what Prometheus' own collectors say of the Go runtime and of the
+// process. They read the counters of the host's network and of its processors for
+// it, in about as much time as the rest of a page takes, so a page that is asked
+// for every second has it from some seconds ago.
+type others struct {
+	gatherer prometheus.Gatherer
+
+	mu   sync.Mutex
+	text bytes.Buffer
+	at   time.Time // of the text
+}
+
+const othersFor = 5 * time.Second
+
+func (o *others) writeTo(body *bytes.Buffer, now time.Time) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if now.Sub(o.at) >= othersFor {
+		o.text.Reset()
+		o.at = now
+		families, _ := o.gatherer.Gather() // what is not known of the process must not cost the rest
+		for _, family := range families {
+			_, _ = expfmt.MetricFamilyToText(&o.text, family) // likewise
+		}
+	}
+	body.Write(o.text.Bytes())
 }
 
 // page is an exposition in the making. Pages are used again: each has many
@@ -95,7 +120,7 @@ var (
 	seed  = maphash.MakeSeed()
 	// order is that of the metrics on a page.
 	order = func() []Metric {
-		all := append(slices.Clone(Metrics), processMetrics...)
+		all := slices.Clone(Metrics)
 		for _, a := range Aliases {
 			all = append(all, a.Metric)
 		}

@@ -47,8 +47,11 @@ const inFlight = 64
 //	GET /metrics      [Metrics] in Prometheus' text format
 //	POST /v1/off      package offswitch, if the agent has a key for it
 func Handler(cfg Config) http.Handler {
-	runtime := prometheus.NewRegistry()
-	runtime.MustRegister(collectors.NewGoCollector())
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	)
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		s := cfg.Snapshot()
@@ -62,7 +65,7 @@ func Handler(cfg Config) http.Handler {
 		answer(w, cfg.Snapshot())
 	})))
 	cfg.Instances.handle(mux, cfg.Token)
-	mux.Handle("GET /metrics", authorized(cfg.Token, exposition{cfg, runtime}))
+	mux.Handle("GET /metrics", authorized(cfg.Token, exposition{cfg, &others{gatherer: registry}}))
 	if cfg.Off != nil {
 		mux.Handle("POST "+offswitch.Path, cfg.Off)
 	}
