@@ -34,7 +34,16 @@ type life struct {
 	look   func(want int, driver power.Driver) control.Report // as another process
 }
 
+// newLife is a pool whose host is on and in service.
 func newLife(t *testing.T) *life {
+	t.Helper()
+	l := newPool(t)
+	l.start()
+	return l
+}
+
+// newPool is a pool whose host is on and in service, and that nobody looks at yet.
+func newPool(t *testing.T) *life {
 	t.Helper()
 	l := &life{T: t, nomad: nomadtest.Start(t, ""), file: filepath.Join(t.TempDir(), "chassis")}
 	l.host = l.nomad.GPUClient("gpu-1", "count 2")
@@ -81,16 +90,20 @@ func newLife(t *testing.T) *life {
 		Lease: consul.LeaseConfig{Holder: "the test"},
 		Site:  NewSite(site),
 	})
-	ctx, cancel := context.WithCancel(t.Context())
+	return l
+}
+
+// start runs the loop until the end of the test.
+func (l *life) start() {
+	ctx, cancel := context.WithCancel(l.Context())
 	go l.runner.Run(ctx)
-	t.Cleanup(func() {
+	l.Cleanup(func() {
 		cancel()
 		<-l.runner.Done()
-		if t.Failed() {
-			t.Log(said)
+		if l.Failed() {
+			l.Log(l.log)
 		}
 	})
-	return l
 }
 
 func (l *life) chassis(state string) {
@@ -296,6 +309,37 @@ func TestLife(t *testing.T) {
 	l.untilChassis("on")
 	l.host.Run()
 	l.untilPhase(pool.Ready, "")
+}
+
+// A host that is on while its node is down may have missed a heartbeat: what is
+// there is not adopted without it, or it would be surplus when it is back.
+func TestAdoptedWhenKnown(t *testing.T) {
+	t.Parallel()
+	l := newPool(t)
+	l.host.Stop()
+	l.until("its node is down", func() string {
+		if n := l.node(); n.Status != nomadapi.NodeStatusDown {
+			return n.Status
+		}
+		return ""
+	})
+	l.start()
+	l.untilPhase(pool.Unknown, "is down")
+	l.until("it is waited for", func() string {
+		if s := l.runner.State(); s.Ready || !strings.Contains(s.Why, "before host gpu-1 is known") {
+			return fmt.Sprintf("%+v", s)
+		}
+		return ""
+	})
+	l.host.Run()
+	l.untilPhase(pool.Ready, "")
+	l.until("it is adopted", func() string {
+		if s := l.runner.State(); !s.Ready || s.Want != 1 {
+			return fmt.Sprintf("%+v", s)
+		}
+		return ""
+	})
+	l.expect("")
 }
 
 // TestWordsAndTimes is an operator's day with `gpupool host`: each word is

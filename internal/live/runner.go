@@ -57,6 +57,7 @@ type Runner struct {
 	last   control.Report        // of the last tick that decided
 	why    string                // why the last tick did not decide; empty if it did
 	times  map[string]pool.Times // as last read or learned; never changed
+	first  control.Report        // of this hold, while no count was wanted
 	joules map[string]float64    // by class, since this process began
 	blind  bool                  // the record of times cannot be read, and that was logged
 	beat   time.Time             // when the last tick ended, whatever came of it
@@ -211,13 +212,17 @@ func (r *Runner) tick(ctx context.Context) (next time.Duration) {
 		r.trouble(ctx, err)
 		return r.cfg.Poll
 	}
+	unsettled := ""
 	if !report.WantKnown {
-		if err := r.adopt(ctx, report.Decision.Have); err != nil {
+		if unsettled = r.unsettled(report); unsettled == "" {
+			err = r.adopt(ctx, report.Decision.Have)
+		}
+		if err != nil {
 			r.trouble(ctx, err)
 			return r.cfg.Poll
 		}
 	}
-	r.decided(report)
+	r.decided(report, unsettled)
 	r.learn(ctx, report)
 	r.cfg.Told(report, nil)
 	r.tell.report(report, r.publish(ctx))
@@ -251,11 +256,12 @@ func (r *Runner) setWhy(why string) {
 	r.why = why
 }
 
-func (r *Runner) decided(report control.Report) {
+// decided keeps the report of a tick, and why it did not decide all.
+func (r *Runner) decided(report control.Report, why string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.meter(report)
-	r.last, r.why, r.times = report, "", report.Snapshot.Times
+	r.last, r.why, r.times = report, why, report.Snapshot.Times
 }
 
 // longestGap is the longest time between two ticks that energy is counted for:
@@ -299,6 +305,28 @@ func (r *Runner) learn(ctx context.Context, report control.Report) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.times = times
+}
+
+// settleTime is how long the first wanted count waits for a host to be known. One
+// that is broken is not known for good.
+const settleTime = time.Minute
+
+// unsettled is what the first wanted count is to wait for, if anything: a host
+// that may be on and is not known, as after a heartbeat that Nomad missed. To adopt
+// what is there without it would be to power it off, as surplus, when it is back.
+func (r *Runner) unsettled(report control.Report) string {
+	if r.first.Gen != report.Gen {
+		r.first = report
+	}
+	if report.At.Sub(r.first.At) >= settleTime {
+		return ""
+	}
+	for _, h := range report.Decision.Hosts {
+		if h.Phase == pool.Unknown && h.Power != pool.PowerOff {
+			return fmt.Sprintf("no count is wanted, and none is adopted before host %s is known, or for a minute: %s", h.ID, h.Why)
+		}
+	}
+	return ""
 }
 
 // adopt writes a first wanted count: what is there. It happens once in a
