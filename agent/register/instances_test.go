@@ -90,13 +90,33 @@ func service(t *testing.T, consul *api.Client, id string) (e *api.ServiceEntry, 
 	return e, len(ok) > 0
 }
 
+// stoodStill is how long a look and a pause may take. More is a machine that does
+// not run, and all that is on it.
+const stoodStill = 500 * time.Millisecond
+
+// within waits for d of the time in which the machine runs.
 func within(t *testing.T, d time.Duration, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(d); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
+	for spent := time.Duration(0); !ok(); {
+		if spent > d {
 			t.Fatalf("not within %s: %s", d, what)
 		}
+		before := time.Now()
+		time.Sleep(5 * time.Millisecond)
+		spent += min(time.Since(before), stoodStill)
 	}
+}
+
+// ran waits for d, and says whether the machine has not stood still meanwhile.
+func ran(d time.Duration) bool {
+	for began := time.Now(); time.Since(began) < d; {
+		before := time.Now()
+		time.Sleep(5 * time.Millisecond)
+		if time.Since(before) > stoodStill {
+			return false
+		}
+	}
+	return true
 }
 
 func TestInstances(t *testing.T) {
@@ -153,11 +173,25 @@ func TestInstances(t *testing.T) {
 		t.Parallel()
 		k := keep(t, consul, "h2", ready("b"))
 		within(t, 5*time.Second, "it is passing", passes("b"))
-		before, _ := service(t, consul, "b")
 		_, _, wrote := k.State()
-		time.Sleep(7 * time.Second) // more than the TTL
-		after, ok := service(t, consul, "b")
-		if _, _, now := k.State(); !ok || now != wrote || wrote != 1 {
+		if wrote != 1 {
+			t.Errorf("%d writes until it is passing", wrote)
+		}
+		var before, after *api.ServiceEntry
+		ok := false
+		for tries := 1; ; tries++ { // while the machine stands still no heart beats
+			before, _ = service(t, consul, "b")
+			steady := ran(7 * time.Second) // more than the TTL
+			if after, ok = service(t, consul, "b"); steady {
+				break
+			}
+			if tries == 10 {
+				t.Fatal("the machine stood still in each of 10 tries of 7s")
+			}
+			within(t, 5*time.Second, "it is passing again", passes("b"))
+			_, _, wrote = k.State()
+		}
+		if _, _, now := k.State(); !ok || now != wrote {
 			t.Errorf("passing %v, %d writes, %d before", ok, now, wrote)
 		}
 		for i := range before.Checks {

@@ -34,6 +34,7 @@ import (
 	"encoding/json"
 	"fmt"
 
+	"github.com/gpupool/gpupool/internal/digits"
 	"github.com/gpupool/gpupool/internal/plan"
 	build "github.com/gpupool/gpupool/internal/version"
 )
@@ -65,7 +66,9 @@ type Entry struct {
 // Replayed is what became of a decision that was made again.
 type Replayed struct {
 	Decision plan.Decision
-	Same     bool // to the byte of their JSON forms, all terms included
+	// Same: to the byte of their JSON forms, all terms included, each with the
+	// digits that are the same on any machine.
+	Same bool
 }
 
 // Replay makes the decision again, from the input and the rules alone.
@@ -79,7 +82,7 @@ func (e Entry) Replay() (Replayed, error) {
 	if err != nil {
 		return Replayed{}, fmt.Errorf("replayed decision: %w", err)
 	}
-	return Replayed{d, bytes.Equal(was, is)}, nil
+	return Replayed{d, bytes.Equal(digits.Shorten(was), digits.Shorten(is))}, nil
 }
 
 // Program names this build of gpupool as well as the build knows.

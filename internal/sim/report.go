@@ -10,6 +10,8 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"github.com/gpupool/gpupool/internal/digits"
 )
 
 // Report is what a simulation found: one trace, one world, several policies.
@@ -143,11 +145,15 @@ type Timeline struct {
 	Waiting []float64 `json:"waiting"` // requests that wait, most
 }
 
-// WriteJSON writes the report as indented JSON.
+// WriteJSON writes the report as indented JSON. Its figures have the digits that
+// are the same on any machine.
 func (r *Report) WriteJSON(w io.Writer) error {
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	return e.Encode(r)
+	text, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return fmt.Errorf("report: %w", err)
+	}
+	_, err = w.Write(append(digits.Shorten(text), '\n'))
+	return err
 }
 
 // WriteText writes the report as a table for people.

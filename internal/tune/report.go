@@ -11,6 +11,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/gpupool/gpupool/internal/digits"
 	"github.com/gpupool/gpupool/internal/plan"
 	"github.com/gpupool/gpupool/internal/sim"
 )
@@ -199,11 +200,15 @@ func (t *tuner) advice(r *Report, whole bool) Advice {
 	return Advice{Do: DoTune, Why: fmt.Sprintf("the chosen settings keep %s for %.1f %% less than the defaults", slo, 100*(1-r.Chosen.Cost/r.Default.Cost))}
 }
 
-// WriteJSON writes the report as indented JSON.
+// WriteJSON writes the report as indented JSON. Its figures have the digits that
+// are the same on any machine.
 func (r *Report) WriteJSON(w io.Writer) error {
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	return e.Encode(r)
+	text, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return fmt.Errorf("report: %w", err)
+	}
+	_, err = w.Write(append(digits.Shorten(text), '\n'))
+	return err
 }
 
 // WriteText writes the report for people.
