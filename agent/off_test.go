@@ -57,7 +57,7 @@ func TestOffSwitch(t *testing.T) {
 	if err := send(); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		if _, err := os.Stat(done); err == nil {
 			break
 		}

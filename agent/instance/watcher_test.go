@@ -124,7 +124,7 @@ func pending(a *api.Allocation, _ *api.Task) { a.TaskStates = nil }
 
 func (s *site) eventually(what string, ok func() bool) {
 	s.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			s.Fatalf("it never came to it that %s; the instances are %+v", what, s.Instances(time.Now()))
 		}

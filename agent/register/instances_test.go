@@ -28,9 +28,14 @@ type keeper struct {
 
 func keep(t *testing.T, consul *api.Client, node string, first ...register.Entry) *keeper {
 	t.Helper()
+	return keepFor(t, consul, node, 5*time.Second, first...)
+}
+
+func keepFor(t *testing.T, consul *api.Client, node string, ttl time.Duration, first ...register.Entry) *keeper {
+	t.Helper()
 	k := &keeper{entries: first, changed: make(chan struct{}, 1)}
 	k.Instances = register.NewInstances(register.InstancesConfig{
-		Consul: consul, Node: node, TTL: 5 * time.Second, Changed: k.changed, Log: slog.New(slog.DiscardHandler),
+		Consul: consul, Node: node, TTL: ttl, Changed: k.changed, Log: slog.New(slog.DiscardHandler),
 		Entries: func() ([]register.Entry, bool) {
 			k.mu.Lock()
 			defer k.mu.Unlock()
@@ -215,13 +220,14 @@ func TestInstances(t *testing.T) {
 		for _, how := range []string{"kill", "orderly"} {
 			id := "d" + how
 			client, transport := mortal(t)
-			first := keep(t, client, "h4"+how, ready(id))
+			const ttl = 10 * time.Second // a machine that stands still for a moment is not a restart
+			first := keepFor(t, client, "h4"+how, ttl, ready(id))
 			within(t, 5*time.Second, "it is passing", passes(id))
 			before, _ := service(t, consul, id)
 			transport.muted.Store(how == "kill")
 			first.stop()
-			second := keep(t, consul, "h4"+how, ready(id))
-			for end := time.Now().Add(6 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+			second := keepFor(t, consul, "h4"+how, ttl, ready(id))
+			for end := time.Now().Add(ttl + time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 				if !passes(id)() {
 					t.Fatal(how + ": it was out for a moment")
 				}

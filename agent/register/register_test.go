@@ -82,7 +82,7 @@ func check(e *api.ServiceEntry, node string) *api.HealthCheck {
 // eventually waits until the catalog has the status, or none for "".
 func eventually(t *testing.T, consul *api.Client, node, status string) *api.ServiceEntry {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		e := entry(t, consul, node)
 		if e == nil && status == "" || e != nil && check(e, node).Status == status {
 			return e
@@ -170,7 +170,7 @@ func TestRegistration(t *testing.T) {
 		start(t, consul, "n5", nil, passing)
 		eventually(t, consul, "n5", api.HealthPassing)
 		newer := start(t, consul, "n5", func(c *register.Config) { c.Port, c.Version = 9110, "1.2.4" }, passing)
-		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 			e := entry(t, consul, "n5")
 			if got := check(e, "n5").Status; got != api.HealthPassing {
 				t.Fatalf("the agent was %s for a moment", got)
@@ -207,7 +207,7 @@ func TestRegistration(t *testing.T) {
 		if err := consul.Agent().ServiceDeregister(register.ServiceID("n7")); err != nil {
 			t.Fatal(err)
 		}
-		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 			if e := entry(t, consul, "n7"); e != nil && e.Service.CreateIndex > before && check(e, "n7").Status == api.HealthPassing {
 				break
 			}
@@ -251,7 +251,7 @@ func TestConsulIsDownAtTheStart(t *testing.T) {
 	server.Stop()
 	consul := server.Client()
 	a := start(t, consul, "n1", nil, passing)
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		if registered, failures := a.State(); failures > 1 && !registered {
 			break
 		}
@@ -261,7 +261,7 @@ func TestConsulIsDownAtTheStart(t *testing.T) {
 	}
 	server.Run()
 	eventually(t, consul, "n1", api.HealthPassing)
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		if registered, _ := a.State(); registered {
 			break // Consul knew it a moment before the agent heard so
 		}
@@ -282,7 +282,7 @@ func TestPermissionDeniedNamesTheMend(t *testing.T) {
 	}
 	var log syncBuilder
 	a := start(t, consul, "n1", func(c *register.Config) { c.Log = slog.New(slog.NewTextHandler(&log, nil)) }, passing)
-	for deadline := time.Now().Add(10 * time.Second); !strings.Contains(log.String(), "service_prefix"); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !strings.Contains(log.String(), "service_prefix"); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("the log does not name the rule that the token lacks:\n%s", log.String())
 		}

@@ -26,7 +26,7 @@ func TestLeaseTimesAreBounded(t *testing.T) {
 	agent := consultest.Start(t)
 	p := client(t, agent).Pool("h100")
 	l, _ := run(t, p, consul.LeaseConfig{TTL: time.Second, LockDelay: time.Millisecond})
-	eventually(t, 10*time.Second, "the lease is won", func() bool { return held(l) })
+	eventually(t, time.Minute, "the lease is won", func() bool { return held(l) })
 	session, _ := l.Fence()
 	entry, _, err := agent.Client().Session().Info(session, nil)
 	if err != nil {
@@ -84,8 +84,8 @@ func TestConsulStandsStill(t *testing.T) {
 	holder := w.holder(t, 10*time.Second)
 
 	agent.Pause()
-	eventually(t, 10*time.Second, "the hold has run out", func() bool { return !held(holder.lease) })
-	eventually(t, 10*time.Second, "the lease says why", func() bool {
+	eventually(t, time.Minute, "the hold has run out", func() bool { return !held(holder.lease) })
+	eventually(t, time.Minute, "the lease says why", func() bool {
 		return errors.Is(holder.lease.Err(), consul.ErrUnreachable)
 	})
 	agent.Resume()
@@ -97,14 +97,14 @@ func TestConsulDownAtStart(t *testing.T) {
 	agent := consultest.Start(t)
 	agent.Stop()
 	l, _ := run(t, client(t, agent).Pool("h100"), short)
-	eventually(t, 10*time.Second, "the lease says why it is not held", func() bool {
+	eventually(t, time.Minute, "the lease says why it is not held", func() bool {
 		return errors.Is(l.Err(), consul.ErrUnreachable)
 	})
 	if held(l) {
 		t.Error("held without Consul")
 	}
 	agent.Run()
-	eventually(t, 20*time.Second, "the lease is won", func() bool { return held(l) })
+	eventually(t, time.Minute, "the lease is won", func() bool { return held(l) })
 	if err := l.Err(); err != nil {
 		t.Errorf("held, and says %v", err)
 	}
@@ -144,7 +144,7 @@ func TestFenceNeedsNoClock(t *testing.T) {
 			agent := consultest.Start(t)
 			p := client(t, agent).Pool("h100")
 			l, _ := run(t, p, consul.LeaseConfig{TTL: time.Minute})
-			eventually(t, 10*time.Second, "the lease is won", func() bool { return held(l) })
+			eventually(t, time.Minute, "the lease is won", func() bool { return held(l) })
 			session, gen := l.Fence()
 			open, err := p.Intend(t.Context(), l, "gpu1", pool.Intent{Verb: pool.TurnOn, At: at, Gen: gen})
 			if err != nil {
@@ -201,9 +201,9 @@ func TestWaitingNamesTheHolder(t *testing.T) {
 	agent := consultest.Start(t)
 	p := client(t, agent).Pool("h100")
 	first, _ := run(t, p, consul.LeaseConfig{Holder: "autoscaler-on-node-7"})
-	eventually(t, 10*time.Second, "the lease is won", func() bool { return held(first) })
+	eventually(t, time.Minute, "the lease is won", func() bool { return held(first) })
 	second, _ := run(t, p, consul.LeaseConfig{Holder: "other"})
-	eventually(t, 10*time.Second, "the second says who holds it", func() bool {
+	eventually(t, time.Minute, "the second says who holds it", func() bool {
 		return second.Err() != nil && strings.Contains(second.Err().Error(), "autoscaler-on-node-7")
 	})
 }
@@ -311,7 +311,7 @@ func (w *watcher) next(t *testing.T, what string, do func()) *claimant {
 	w.mu.Unlock()
 	do()
 	var c *claimant
-	eventually(t, 30*time.Second, what+": the lease changes hands", func() bool {
+	eventually(t, time.Minute, what+": the lease changes hands", func() bool {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		c = w.now

@@ -30,7 +30,7 @@ func TestStoreInConsul(t *testing.T) {
 			giveBack()
 			l, stop := run(t, p, consul.LeaseConfig{Holder: t.Name()})
 			giveBack = stop
-			eventually(t, 10*time.Second, "the lease is won", func() bool { return held(l) })
+			eventually(t, time.Minute, "the lease is won", func() bool { return held(l) })
 			return l
 		}}
 	})
@@ -178,7 +178,7 @@ func TestStatus(t *testing.T) {
 		t.Errorf("no status yet: got %v, want ErrNotFound", err)
 	}
 	l, stop := run(t, p, consul.LeaseConfig{Holder: "autoscaler-1"})
-	eventually(t, 10*time.Second, "the lease is won", func() bool { return held(l) })
+	eventually(t, time.Minute, "the lease is won", func() bool { return held(l) })
 
 	s := consul.Status{Want: 2, At: at, Note: "no host is left", Hosts: []consul.HostStatus{
 		{ID: "gpu1", Power: "on", Phase: "ready", GPUs: 8, GPUsBusy: 3, Why: "serves 3 GPUs", Since: at},
@@ -243,7 +243,7 @@ func TestAgents(t *testing.T) {
 	}
 	c := client(t, agent)
 	var got map[string]consul.AgentEntry
-	eventually(t, 10*time.Second, "all agents are in the catalog", func() bool {
+	eventually(t, time.Minute, "all agents are in the catalog", func() bool {
 		var err error
 		if got, err = c.Agents(t.Context()); err != nil {
 			t.Fatal(err)
@@ -299,7 +299,7 @@ func TestACLRulesOfTheDocumentation(t *testing.T) {
 		t.Error(err)
 	}
 	l, _ := run(t, p, consul.LeaseConfig{})
-	eventually(t, 10*time.Second, "the lease is won", func() bool { return held(l) })
+	eventually(t, time.Minute, "the lease is won", func() bool { return held(l) })
 	_, gen := l.Fence()
 	if _, err := p.Intend(t.Context(), l, "gpu1", pool.Intent{Verb: pool.TurnOn, At: at, Gen: gen}); err != nil {
 		t.Error(err)
@@ -310,7 +310,7 @@ func TestACLRulesOfTheDocumentation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 10*time.Second, "the agent is seen", func() bool {
+	eventually(t, time.Minute, "the agent is seen", func() bool {
 		agents, err := c.Agents(t.Context())
 		return err == nil && len(agents) == 1
 	})
@@ -320,7 +320,7 @@ func TestACLRulesOfTheDocumentation(t *testing.T) {
 		t.Errorf("SetWant: got %v, want ErrDenied", err)
 	}
 	l, _ = run(t, p, consul.LeaseConfig{})
-	eventually(t, 10*time.Second, "the lease says that it is denied", func() bool { return errors.Is(l.Err(), consul.ErrDenied) })
+	eventually(t, time.Minute, "the lease says that it is denied", func() bool { return errors.Is(l.Err(), consul.ErrDenied) })
 }
 
 func TestConfig(t *testing.T) {

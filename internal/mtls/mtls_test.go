@@ -124,7 +124,7 @@ func TestReplaced(t *testing.T) {
 	c := client(t, reader, "agent")
 	wait := func(want string) {
 		t.Helper()
-		for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
 			got, err := ask(t, c, addr)
 			if got == want {
 				return

@@ -131,7 +131,7 @@ func TestHostAllocsNeedsWhatTheReferenceSays(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		allocs, _, err := cl.HostAllocs(t.Context(), id, 0, time.Second)
 		if err != nil {
 			t.Fatal(err)

@@ -77,7 +77,7 @@ func read(t *testing.T, path string) ([]record.Read, *record.Contents) {
 // awaitDecision waits until a whole decision is in the file.
 func awaitDecision(t *testing.T, path string) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
 		if text, err := os.ReadFile(path); err == nil && strings.Contains(string(text), `"decision"`) && strings.HasSuffix(string(text), "\n") {
 			return
 		}
@@ -336,7 +336,7 @@ func TestKilledWriter(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		if info, err := os.Stat(path); err == nil && info.Size() > 50_000 {
 			break
 		}

@@ -358,7 +358,7 @@ func TestServeMetrics(t *testing.T) {
 		close(done)
 	}()
 	var status string
-	for deadline := time.Now().Add(10 * time.Second); status != "200 OK" && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); status != "200 OK" && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		if resp, err := http.Get("http://" + addr + "/metrics"); err == nil {
 			status = resp.Status
 			_ = resp.Body.Close()

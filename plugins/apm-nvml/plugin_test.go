@@ -685,7 +685,7 @@ queue "tasks" {
 	mu.Lock()
 	depth = "2"
 	mu.Unlock()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for v := 1.5; v != 0; time.Sleep(50 * time.Millisecond) {
 		if v, err = one(t, p, `queue_demand{source="tasks"}`); err != nil || time.Now().After(deadline) {
 			t.Fatalf("not active, the demand is %v, %v", v, err)

@@ -17,7 +17,7 @@ import (
 const (
 	// plenty is a deadline that a controller in good health meets on a busy
 	// machine.
-	plenty = 20 * time.Second
+	plenty = time.Minute
 	// short is the deadline of calls that are expected to run into it.
 	short = time.Second
 	// grace is how long after its deadline a call is given up. It tells a

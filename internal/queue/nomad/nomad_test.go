@@ -110,7 +110,7 @@ func TestWhatIsNoQueue(t *testing.T) {
 	// What was stopped waits no more.
 	_, _, err = s.API().Jobs().Deregister(ids[0], false, nil)
 	must(t, err)
-	end := time.Now().Add(20 * time.Second)
+	end := time.Now().Add(time.Minute)
 	for got := ""; !strings.Contains(got, "2 waiting"); got = read(`job = "train"`) {
 		if time.Now().After(end) {
 			t.Fatalf("after one was stopped: %s", got)

@@ -205,7 +205,7 @@ func (b *bench) check(err error) {
 const (
 	// plenty is a deadline that a server in good health meets on a busy
 	// machine.
-	plenty = 30 * time.Second
+	plenty = 90 * time.Second
 	// short is the deadline of calls that are expected to run into it.
 	short = 700 * time.Millisecond
 	// grace is how long after its deadline a call is given up. It tells a

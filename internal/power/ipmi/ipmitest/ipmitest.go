@@ -148,7 +148,7 @@ func freePort(t testing.TB, ip netip.Addr) netip.AddrPort {
 // eventually waits until done, which is asked every few milliseconds.
 func eventually(t testing.TB, what string, done func() bool) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		if done() {
 			return
 		}
