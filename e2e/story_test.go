@@ -205,7 +205,7 @@ func TestPowerLoss(t *testing.T) {
 
 	p.ok(victim.PowerLoss())
 	p.ok(victim.UntilPower(p.ctx, false)) // its BMC takes a moment to notice
-	p.ok(victim.UntilNode(p.ctx, nomadapi.NodeStatusDown))
+	p.ok(victim.UntilNode(p.ctx, nomadapi.NodeStatusDisconnected)) // its agent is waited for
 	p.ok(p.UntilRunning(p.ctx, "serve", 2))
 	if after, err := p.UntilAlloc(p.ctx, "train", nomadapi.AllocClientStatusComplete); err != nil || after.ID != train.ID {
 		t.Errorf("the other job did not run to its end in one piece: %v, %v", after, err)
@@ -272,6 +272,64 @@ func TestAutoscalerKilled(t *testing.T) {
 	p.ok(p.Scale(p.ctx, 3))
 	p.ok(p.UntilRunning(p.ctx, "serve", 3))
 	p.ok(p.NothingLost(p.ctx, "serve"))
+}
+
+// TestHeartbeatsMissed: a host that is out of service misses its heart-beats. It
+// keeps its agent, which Nomad would not start there anew, so that it can be powered
+// off later.
+func TestHeartbeatsMissed(t *testing.T) {
+	p := raise(t)
+	p.ok(p.Serve(p.ctx, 1))
+	p.ok(p.UntilRunning(p.ctx, "serve", 1))
+	serving, err := p.UntilAlloc(p.ctx, "serve", nomadapi.AllocClientStatusRunning)
+	p.ok(err)
+	h := p.hostOf(serving)
+	p.ok(p.UntilBoard(p.ctx, h.Name+" is ready", func(b board.Pool) bool { return stage.Count(b, "ready") == 1 }))
+	agent := p.agentOn(h)
+	_, err = p.Nomad().Nodes().ToggleEligibility(p.node(h).ID, false, nil)
+	p.ok(err)
+
+	client := p.clientOf(h)
+	p.ok(syscall.Kill(client, syscall.SIGSTOP))
+	err = h.UntilNode(p.ctx, nomadapi.NodeStatusDisconnected)
+	p.ok(errors.Join(err, syscall.Kill(client, syscall.SIGCONT)))
+	p.ok(h.UntilNode(p.ctx, nomadapi.NodeStatusReady))
+
+	p.ok(p.Scale(p.ctx, 0))
+	p.ok(p.UntilRunning(p.ctx, "serve", 0))
+	if now := p.agentOn(h); now != agent {
+		t.Errorf("the agent of %s runs as %q, and before its heart-beats were missed as %q", h.Name, now, agent)
+	}
+	_, err = p.Nomad().Nodes().ToggleEligibility(p.node(h).ID, true, nil)
+	p.ok(err)
+	p.ok(p.UntilAllOff(p.ctx))
+}
+
+// agentOn is the ID of the allocation of the agent that runs on a host, empty if
+// there is none that Nomad wants there.
+func (p *play) agentOn(h *lab.Host) string {
+	p.Helper()
+	allocs, err := p.Allocs(p.ctx, "gpupool-agent")
+	p.ok(err)
+	for _, a := range allocs {
+		if a.NodeName == h.Name && a.ClientStatus == nomadapi.AllocClientStatusRunning && a.DesiredStatus == nomadapi.AllocDesiredStatusRun {
+			return a.ID
+		}
+	}
+	return ""
+}
+
+// clientOf is the process of a host's Nomad client.
+func (p *play) clientOf(h *lab.Host) int {
+	p.Helper()
+	for _, pid := range p.processes("nomad") {
+		command, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if strings.Contains(string(command), "/"+h.Name+"/nomad-client.hcl") {
+			return pid
+		}
+	}
+	p.Fatalf("%s runs no Nomad client", h.Name)
+	return 0
 }
 
 // TestPluginKilled: a plugin dies alone, which the autoscaler does not mend.

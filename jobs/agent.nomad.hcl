@@ -49,6 +49,13 @@ job "gpupool-agent" {
       }
     }
 
+    # A host that misses its heart-beats for less than this keeps its agent. Nomad
+    # would end it otherwise when the host is back, and start none on a host that
+    # is drained: it could not be powered off then.
+    disconnect {
+      lost_after = "1h"
+    }
+
     # It ends by itself only when a new driver's library can be loaded by a new
     # process alone. However often it ends, it is tried again.
     restart {

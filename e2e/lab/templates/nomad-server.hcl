@@ -31,8 +31,8 @@ server {
   bootstrap_expect = 1
   raft_multiplier  = 1
 
-  # A host whose power is cut is down within 7 to 12 s, not 30 s. Much less
-  # would take a busy machine's late heartbeat for a loss.
+  # A host whose power is cut is lost within 12 to 17 s, not 30 s. Less would take
+  # a machine that stands still for some seconds for a loss.
   min_heartbeat_ttl = "5s"
-  heartbeat_grace   = "2s"
+  heartbeat_grace   = "7s"
 }
