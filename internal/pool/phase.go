@@ -390,6 +390,14 @@ func (v *View) unused(now time.Time, l Limits) (bool, string) {
 	return true, ""
 }
 
+// mute reports whether a host that is out of service has nobody who could say that
+// its GPUs are idle, and time enough was given to say it. Its agent is a system job,
+// as a rule, and Nomad ends those where heart-beats are missed and starts them only
+// on nodes that are eligible: without help such a host would stay on for ever.
+func (v *View) mute(now time.Time, l Limits) bool {
+	return l.Agent == AgentRequired && v.agent(now, l) != AgentPassing && now.Sub(v.Intent.At) >= l.BootTimeout
+}
+
 // idle reports whether a host could lose its power without losing anything.
 func (v *View) idle(now time.Time, l Limits) bool {
 	unused, _ := v.unused(now, l)

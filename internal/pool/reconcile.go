@@ -442,6 +442,8 @@ func (r *reconciler) drainOn() {
 			r.act(h, Enable, "work landed on it before it was drained: "+stays)
 		case h.drained() && h.loaded():
 			r.note("%s cannot be powered off: its drain has ended, and it still runs %s", h.Status.ID, h.Node.Work[0])
+		case h.mute(r.now, r.l) && !h.Said.leave():
+			r.act(h, Enable, fmt.Sprintf("its agent is %s for longer than %s, and Nomad starts none on a host that is out of service", h.agent(r.now, r.l), r.l.BootTimeout))
 		case !unused && !h.Said.leave(), !unused && h.drained():
 			r.note("%s cannot be powered off: %s", h.Status.ID, used)
 		case !h.drained() && h.loaded():
