@@ -87,6 +87,9 @@ var rules = []mutant{
 	{rule: "a former life's readiness is not joining", file: phase, old: `return v.Node.Status == NodeReady && !former`, new: `return v.Node.Status == NodeReady || former`},
 	{rule: "a node that beats all the while is there", file: phase, old: `v.Node.Index <= v.Intent.NodeIndex && !v.overdue(now, l)`, new: `v.Node.Index <= v.Intent.NodeIndex`},
 	{rule: "a boot that nobody sees counts", file: supply, old: `case Unknown, Held:`, new: `case Phase(99):`},
+	{rule: "a drained host whose agent is gone is put in service", file: phase, old: `return l.Agent == AgentRequired && v.agent(now, l) != AgentPassing`, new: `return false`, choice: true},
+	{rule: "its agent is given time", file: phase, old: `!= AgentPassing && now.Sub(v.Intent.At) >= l.BootTimeout`, new: `!= AgentPassing`, choice: true},
+	{rule: "no host is put in service that an operator wants out", file: reconcile, old: `case h.mute(r.now, r.l) && !h.Said.leave():`, new: `case h.mute(r.now, r.l):`, choice: true},
 	{rule: "a silent controller is no failed boot", file: phase, old: `if v.Verb == TurnOn && v.Err == "" && !v.overdue(now, l) && !v.Ledger.joined() {`, new: `if false {`, choice: true},
 	{rule: "that it joined is put on record", file: reconcile, old: "	r.witness()\n", new: ""},
 	{rule: "one that joined is no failed boot", file: reconcile, old: `h.Verb != TurnOn || h.Ledger.joined() ||`, new: `h.Verb != TurnOn ||`, also: []mutant{
