@@ -115,6 +115,9 @@ func (j *judge) recorded(p *proc, m *machine, in pool.Intent) {
 		j.require(l.Stagger == 0 || in.At.Sub(j.lastOff) >= l.Stagger, "%s: two offs within %s", m.id, in.At.Sub(j.lastOff))
 		j.lastOff = in.At
 		d.offs++
+		if word, sure := w.heard(m, p); d.offs == 1 { // it may never be begun, which nobody could tell from one that was
+			d.leaving = !sure || word == pool.WordDrain || word == pool.WordOff
+		}
 		d.sawOff = false
 		d.failed = d.failed || !m.joined || m.node.status != pool.NodeReady
 	}
