@@ -204,7 +204,7 @@ func TestPowerLoss(t *testing.T) {
 	}
 
 	p.ok(victim.PowerLoss())
-	p.ok(victim.UntilPower(p.ctx, false)) // its BMC takes a moment to notice
+	p.ok(victim.UntilPower(p.ctx, false))                          // its BMC takes a moment to notice
 	p.ok(victim.UntilNode(p.ctx, nomadapi.NodeStatusDisconnected)) // its agent is waited for
 	p.ok(p.UntilRunning(p.ctx, "serve", 2))
 	if after, err := p.UntilAlloc(p.ctx, "train", nomadapi.AllocClientStatusComplete); err != nil || after.ID != train.ID {

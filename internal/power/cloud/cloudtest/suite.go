@@ -22,7 +22,7 @@ import (
 )
 
 const (
-	plenty = time.Minute // a deadline that a busy machine meets
+	plenty = time.Minute      // a deadline that a busy machine meets
 	short  = time.Second      // of calls that are expected to run into it
 	grace  = 10 * time.Second // after a deadline, to tell a driver that obeys from one that hangs
 )
