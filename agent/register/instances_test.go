@@ -183,7 +183,7 @@ func TestInstances(t *testing.T) {
 			t.Errorf("%d writes until it is passing", wrote)
 		}
 		var before, after *api.ServiceEntry
-		ok := false
+		var ok bool
 		for tries := 1; ; tries++ { // while the machine stands still no heart beats
 			before, _ = service(t, consul, "b")
 			steady := ran(7 * time.Second) // more than the TTL
