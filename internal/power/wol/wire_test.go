@@ -141,6 +141,9 @@ func wantFrames(t *testing.T, fd int, to net.IP, port int, payload []byte) {
 	found := 0
 	for end := time.Now().Add(plenty); time.Now().Before(end); {
 		n, _, err := unix.Recvfrom(fd, buf, 0)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
 		if errors.Is(err, unix.EAGAIN) {
 			break // half a second of silence
 		}
