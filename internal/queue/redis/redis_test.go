@@ -211,7 +211,7 @@ func TestSentinel(t *testing.T) {
 	must(t, os.WriteFile(conf, fmt.Appendf(nil, `
 		sentinel monitor gpu %s %s 1
 		sentinel auth-pass gpu %s
-		sentinel down-after-milliseconds gpu 500
+		sentinel down-after-milliseconds gpu 1500
 		sentinel failover-timeout gpu 2000
 		requirepass sentinel-Pass1
 	`, queuetest.Host(), port, password), 0o600))
@@ -229,6 +229,8 @@ func TestSentinel(t *testing.T) {
 			return err
 		},
 	})
+	// A Sentinel that stood still for two seconds does nothing for thirty (TILT).
+	must(t, sentinel.Process(t.Context(), goredis.NewStatusCmd(t.Context(), "SENTINEL", "DEBUG", "tilt-period", "1000")))
 	t.Setenv("SENTINEL_PASSWORD", "sentinel-Pass1")
 	t.Setenv("REDIS_PASSWORD", password)
 	set, err := parse(fmt.Appendf(nil, `
