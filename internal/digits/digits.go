@@ -6,6 +6,9 @@
 package digits
 
 import (
+	"encoding/json"
+	"fmt"
+	"io"
 	"regexp"
 	"strconv"
 )
@@ -16,6 +19,16 @@ const Kept = 9
 
 // token is a string of JSON, or a number that is not whole.
 var token = regexp.MustCompile(`"(?:[^"\\]|\\.)*"|-?[0-9]+(?:\.[0-9]+(?:[eE][+-]?[0-9]+)?|[eE][+-]?[0-9]+)`)
+
+// WriteJSON writes v as indented JSON and a line break, shortened.
+func WriteJSON(w io.Writer, v any) error {
+	text, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return fmt.Errorf("report: %w", err)
+	}
+	_, err = w.Write(append(Shorten(text), '\n'))
+	return err
+}
 
 // Shorten returns a valid JSON text with each number that is not whole rounded to
 // [Kept] digits. All else stays as it is, white space too.

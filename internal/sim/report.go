@@ -2,7 +2,6 @@ package sim
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"io"
 	"math"
@@ -147,14 +146,7 @@ type Timeline struct {
 
 // WriteJSON writes the report as indented JSON. Its figures have the digits that
 // are the same on any machine.
-func (r *Report) WriteJSON(w io.Writer) error {
-	text, err := json.MarshalIndent(r, "", "  ")
-	if err != nil {
-		return fmt.Errorf("report: %w", err)
-	}
-	_, err = w.Write(append(digits.Shorten(text), '\n'))
-	return err
-}
+func (r *Report) WriteJSON(w io.Writer) error { return digits.WriteJSON(w, r) }
 
 // WriteText writes the report as a table for people.
 func (r *Report) WriteText(w io.Writer) error {

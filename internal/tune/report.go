@@ -1,7 +1,6 @@
 package tune
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -202,14 +201,7 @@ func (t *tuner) advice(r *Report, whole bool) Advice {
 
 // WriteJSON writes the report as indented JSON. Its figures have the digits that
 // are the same on any machine.
-func (r *Report) WriteJSON(w io.Writer) error {
-	text, err := json.MarshalIndent(r, "", "  ")
-	if err != nil {
-		return fmt.Errorf("report: %w", err)
-	}
-	_, err = w.Write(append(digits.Shorten(text), '\n'))
-	return err
-}
+func (r *Report) WriteJSON(w io.Writer) error { return digits.WriteJSON(w, r) }
 
 // WriteText writes the report for people.
 func (r *Report) WriteText(w io.Writer) error {
