@@ -48,7 +48,8 @@ type Runner struct {
 	lease   *consul.Lease
 	loop    *control.Loop
 	log     hclog.Logger
-	tell    *teller       // only the goroutine of Run uses it
+	tell    *teller       // only the goroutine of Run uses it, and first
+	first   look          // of this hold at a pool of which no count was wanted
 	kick    chan struct{} // asks for a tick now
 	done    chan struct{} // closed when Run has returned
 
@@ -57,7 +58,6 @@ type Runner struct {
 	last   control.Report        // of the last tick that decided
 	why    string                // why the last tick did not decide; empty if it did
 	times  map[string]pool.Times // as last read or learned; never changed
-	first  control.Report        // of this hold, while no count was wanted
 	joules map[string]float64    // by class, since this process began
 	blind  bool                  // the record of times cannot be read, and that was logged
 	beat   time.Time             // when the last tick ended, whatever came of it
@@ -212,17 +212,14 @@ func (r *Runner) tick(ctx context.Context) (next time.Duration) {
 		r.trouble(ctx, err)
 		return r.cfg.Poll
 	}
-	unsettled := ""
+	wait := ""
 	if !report.WantKnown {
-		if unsettled = r.unsettled(report); unsettled == "" {
-			err = r.adopt(ctx, report.Decision.Have)
-		}
-		if err != nil {
+		if wait, err = r.adopt(ctx, report); err != nil {
 			r.trouble(ctx, err)
 			return r.cfg.Poll
 		}
 	}
-	r.decided(report, unsettled)
+	r.decided(report, wait)
 	r.learn(ctx, report)
 	r.cfg.Told(report, nil)
 	r.tell.report(report, r.publish(ctx))
@@ -311,14 +308,20 @@ func (r *Runner) learn(ctx context.Context, report control.Report) {
 // that is broken is not known for good.
 const settleTime = time.Minute
 
+// look is when hosts were looked at, and under which hold of the lease.
+type look struct {
+	gen uint64
+	at  time.Time
+}
+
 // unsettled is what the first wanted count is to wait for, if anything: a host
 // that may be on and is not known, as after a heartbeat that Nomad missed. To adopt
 // what is there without it would be to power it off, as surplus, when it is back.
 func (r *Runner) unsettled(report control.Report) string {
-	if r.first.Gen != report.Gen {
-		r.first = report
+	if r.first.gen != report.Gen {
+		r.first = look{report.Gen, report.At}
 	}
-	if report.At.Sub(r.first.At) >= settleTime {
+	if report.At.Sub(r.first.at) >= settleTime {
 		return ""
 	}
 	for _, h := range report.Decision.Hosts {
@@ -329,16 +332,20 @@ func (r *Runner) unsettled(report control.Report) string {
 	return ""
 }
 
-// adopt writes a first wanted count: what is there. It happens once in a
-// pool's life, or after its record was lost. Whatever somebody else writes
-// meanwhile stands.
-func (r *Runner) adopt(ctx context.Context, have int) error {
-	reason := fmt.Sprintf("no count was wanted: adopted the %d in service or on their way", have)
-	err := r.write(ctx, consul.Want{}, have, reason)
-	if errors.Is(err, consul.ErrStale) {
-		return nil
+// adopt writes a first wanted count: what is there, or it says what it waits for.
+// It happens once in a pool's life, or after its record was lost. Whatever somebody
+// else writes meanwhile stands.
+func (r *Runner) adopt(ctx context.Context, report control.Report) (wait string, err error) {
+	if wait := r.unsettled(report); wait != "" {
+		return wait, nil
 	}
-	return err
+	have := report.Decision.Have
+	reason := fmt.Sprintf("no count was wanted: adopted the %d in service or on their way", have)
+	err = r.write(ctx, consul.Want{}, have, reason)
+	if errors.Is(err, consul.ErrStale) {
+		return "", nil
+	}
+	return "", err
 }
 
 // ErrUnchanged is what SetWant answers for the count that is wanted already.
