@@ -115,8 +115,8 @@ func (j *judge) recorded(p *proc, m *machine, in pool.Intent) {
 		j.require(l.Stagger == 0 || in.At.Sub(j.lastOff) >= l.Stagger, "%s: two offs within %s", m.id, in.At.Sub(j.lastOff))
 		j.lastOff = in.At
 		d.offs++
-		if word, sure := w.heard(m, p); d.offs == 1 { // it may never be begun, which nobody could tell from one that was
-			d.leaving = !sure || word == pool.WordDrain || word == pool.WordOff
+		if d.offs == 1 { // it may never be begun, which nobody could tell from one that was
+			d.leaving = w.leaves(m, p)
 		}
 		d.sawOff = false
 		d.failed = d.failed || !m.joined || m.node.status != pool.NodeReady
@@ -212,9 +212,8 @@ func (w *world) truthful(m *machine, sight time.Time) bool {
 
 // mayMove reports whether an allocation may be moved off a host.
 func (j *judge) mayMove(m *machine, a *job, p *proc) bool {
-	word, sure := j.w.heard(m, p)
 	rule := j.w.setup.limits.DrainWork
-	return rule == pool.DrainAll || rule == pool.DrainServices && a.service || !sure || word == pool.WordDrain || word == pool.WordOff
+	return rule == pool.DrainAll || rule == pool.DrainServices && a.service || j.w.leaves(m, p)
 }
 
 // word judges that nothing is done against what an operator said.
@@ -250,7 +249,7 @@ func (j *judge) begins(m *machine, c command) {
 	d.acted = d.rev
 	// race: a hand that came after the look is seen at the next.
 	word, sure := w.heard(m, c.p)
-	leave := !sure || word == pool.WordDrain || word == pool.WordOff // which goes before another hand
+	leave := w.leaves(m, c.p) // which goes before another hand
 	j.require(!m.hold.on || !m.hold.seen || !m.hold.since.Before(sight) || leave, "%s: %s although an operator holds it since %s", m.id, c.do, m.hold.since.Sub(w.start))
 	m.hold.seen = m.hold.seen && (m.hold.drained || m.hold.since.Before(sight))
 

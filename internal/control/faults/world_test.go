@@ -697,6 +697,13 @@ func (w *world) heard(m *machine, p *proc) (word pool.Word, sure bool) {
 	return w.words[m.id].Word, w.saidAt[m.id].Before(p.askedAt)
 }
 
+// leaves reports whether an operator wants a host out of service, or may want it
+// for all that the process knows.
+func (w *world) leaves(m *machine, p *proc) bool {
+	word, sure := w.heard(m, p)
+	return !sure || word == pool.WordDrain || word == pool.WordOff
+}
+
 // setWant is somebody who wants another count.
 func (w *world) setWant(n int) {
 	old, err := w.mem.Want(context.Background())
