@@ -102,13 +102,15 @@ const stoodStill = 500 * time.Millisecond
 // within waits for d of the time in which the machine runs.
 func within(t *testing.T, d time.Duration, what string, ok func() bool) {
 	t.Helper()
-	for spent := time.Duration(0); !ok(); {
+	spent, before := time.Duration(0), time.Now()
+	for !ok() {
 		if spent > d {
 			t.Fatalf("not within %s: %s", d, what)
 		}
-		before := time.Now()
 		time.Sleep(5 * time.Millisecond)
-		spent += min(time.Since(before), stoodStill)
+		now := time.Now()
+		spent += min(now.Sub(before), stoodStill)
+		before = now
 	}
 }
 
